@@ -1,0 +1,379 @@
+"""The line between the deterministic core and the world: one contract, its inputs, effects and ports.
+
+A machine is driven by ``step``; what it wants done it returns as effects; what it needs at once
+(storage, entropy) it calls through a port. The driver commits the records of one or many steps
+together and only then lets their effects leave, so saved-before-sent needs no care in the core and
+saved-but-not-sent must be harmless there.
+
+``Frame``, ``FrameReceived`` and ``SendFrame`` are named tuples, not frozen dataclasses: they are
+made four times for every block, and a named tuple costs a third as much to make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from firmware_node.terms import BankId, EntityId, ShortAddress
+
+# --- what travels -------------------------------------------------------------------------------
+
+
+class Frame(NamedTuple):
+    """One APS frame, seen from one side: ``peer`` is who sent it or who shall get it."""
+
+    peer: ShortAddress
+    peer_endpoint: int
+    endpoint: int  # ours
+    profile: int  # 0x0109 Smart Energy, 0x0000 ZDO
+    cluster: int
+    payload: bytes  # a ZCL frame; for ZDO the sequence number and its body
+    broadcast: bool = False
+
+
+# --- inputs -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """First input of every machine; the process has just begun or begun again."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkUp:
+    """The radio is joined and registered its endpoints."""
+
+    short_address: ShortAddress
+    channel: int
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkDown:
+    """The radio lost the network or its host."""
+
+
+class FrameReceived(NamedTuple):
+    """A frame arrived."""
+
+    frame: Frame
+
+
+@dataclass(frozen=True, slots=True)
+class SendConfirmed:
+    """The fate of a ``SendFrame`` that carried a ``tag``: every fragment was APS-acknowledged, or not."""
+
+    tag: int
+    delivered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PeerAnnounced:
+    """To a coordinator: a device joined, rejoined or restarted (ZDO Device Announce)."""
+
+    short_address: ShortAddress
+    entity_id: EntityId
+
+
+@dataclass(frozen=True, slots=True)
+class LoadImage:
+    """The operator flashes an OTA file; answered by one ``Answer``."""
+
+    data: bytes
+    activate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RebootRequested:
+    """The operator presses the button; answered by one ``Answer``."""
+
+
+@dataclass(frozen=True, slots=True)
+class FactoryResetRequested:
+    """Back to the factory image and the key folder; answered by one ``Answer``."""
+
+
+@dataclass(frozen=True, slots=True)
+class OfferImage:
+    """To a hub: serve this OTA file to these devices (SR 11.1, SR 11.4)."""
+
+    request_id: str
+    ota_file: bytes
+    devices: tuple[EntityId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CarryMessage:
+    """To a hub: take this GBCS message to its recipient through the tunnel."""
+
+    recipient: EntityId
+    message: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SetClock:
+    """To a hub: this is the time (seconds since 2000-01-01T00:00:00Z)."""
+
+    utc: int
+
+
+@dataclass(frozen=True, slots=True)
+class MessageArrived:
+    """To the head end: a GBCS message came up from a hub."""
+
+    message: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReadVersion:
+    """To the head end: read a device's firmware version by CS08 (SR 11.2)."""
+
+    request_id: str
+    user: EntityId
+    user_counter: int
+    device: EntityId
+
+
+Input = (
+    Started
+    | NetworkUp
+    | NetworkDown
+    | FrameReceived
+    | SendConfirmed
+    | PeerAnnounced
+    | LoadImage
+    | RebootRequested
+    | FactoryResetRequested
+    | OfferImage
+    | CarryMessage
+    | SetClock
+    | MessageArrived
+    | ReadVersion
+)
+
+# --- effects ------------------------------------------------------------------------------------
+
+
+class SendFrame(NamedTuple):
+    """Send a frame; a ``tag`` other than 0 asks for APS acknowledgement and one ``SendConfirmed``."""
+
+    frame: Frame
+    tag: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """A line for our operator: a fixed snake_case name and plain fields, never key material."""
+
+    name: str
+    fields: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reboot:
+    """Begin again: the driver makes everything durable and re-executes."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EraseAndReboot:
+    """Factory reset: the driver throws the state away and re-executes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The reply to an operator's input."""
+
+    done: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageUp:
+    """From a hub to the head end: a GBCS message from a device, or from the hub itself."""
+
+    message: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """From a hub: what became of an ``OfferImage`` or a ``CarryMessage`` for one device.
+
+    ``status`` is one of ``offered downloading transferred activating discarded hardware_mismatch
+    transfer_failed unknown_device no_route delivered``.
+    """
+
+    request_id: str
+    entity_id: EntityId
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageChecked:
+    """From the head end: a GBCS message with the verdict on its signature and MAC.
+
+    ``signature`` and ``mac``: ``valid``, ``invalid``, ``absent`` or ``no-key``.
+    """
+
+    message: bytes
+    use_case: str
+    message_code: int
+    kind: str  # command, response or alert
+    originator: EntityId
+    alert_code: int | None
+    signature: str
+    mac: str
+    fields: Mapping[str, str | int]
+
+
+Effect = (
+    SendFrame
+    | Notify
+    | Reboot
+    | EraseAndReboot
+    | Answer
+    | MessageUp
+    | CarryMessage
+    | Delivered
+    | MessageChecked
+)
+
+
+class Machine(Protocol):
+    """What the daemon, the fleet and the tests drive."""
+
+    @property
+    def wake_at(self) -> int | None:
+        """Monotonic milliseconds of the next timer; None: nothing to wake for."""
+        ...
+
+    def step(self, item: Input | None, now_ms: int) -> Sequence[Effect]:
+        """Advance by one input, or by the timer when ``item`` is None.
+
+        ``now_ms`` is monotonic and the only time; it is never stored.
+        """
+        ...
+
+
+# --- ports --------------------------------------------------------------------------------------
+
+
+class Records(Protocol):
+    """Small named values, each with its checksum; durable from the driver's next commit on."""
+
+    def get(self, key: str) -> bytes | None:
+        """The value; None when there never was one or it was deleted.
+
+        Raises:
+            RecordLostError: the row is there and its checksum is wrong.
+        """
+        ...
+
+    def put(self, key: str, value: bytes) -> None:
+        """Write; seen by ``get`` at once."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove; an absent key is no error."""
+        ...
+
+    def keys(self, prefix: str) -> Sequence[str]:
+        """The keys that begin with ``prefix``, sorted; lost rows included."""
+        ...
+
+
+class BankArea(Protocol):
+    """One bank: an image area and two trailer areas. ``write`` promises order, ``sync`` durability."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the image area, a multiple of ``PAGE_SIZE``."""
+        ...
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write whole pages: ``offset`` is page-aligned; only a file's last page may be short.
+
+        Raises:
+            StorageFullError: no space; nothing can be said about the page.
+            StorageError: the medium failed.
+        """
+        ...
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read exactly ``size`` bytes of the image area."""
+        ...
+
+    def write_trailer(self, area: int, record: bytes) -> None:
+        """Write trailer ``area`` 0 or 1, at most ``PAGE_SIZE`` bytes."""
+        ...
+
+    def read_trailer(self, area: int) -> bytes:
+        """Read trailer ``area`` 0 or 1, ``PAGE_SIZE`` bytes."""
+        ...
+
+    def sync(self) -> None:
+        """Everything written so far is durable when this returns."""
+        ...
+
+
+PAGE_SIZE = 4096  # bytes; a flash page, a file system block: the unit of bank writes
+
+
+class RatchetValues(NamedTuple):
+    """Values that only rise, kept a second time outside the records."""
+
+    counter_ceiling: int = 0  # own originator counters below it may have been used
+    rollback_floor: int = 0  # file version of the newest confirmed image
+
+
+class Ratchet(Protocol):
+    """The second home of one-way values (dual-bank.md 6)."""
+
+    def read(self) -> RatchetValues:
+        """The stored values.
+
+        Raises:
+            RecordLostError: neither copy is readable.
+        """
+        ...
+
+    def raise_now(self, values: RatchetValues) -> None:
+        """Durable when this returns; each value becomes the maximum of old and new."""
+        ...
+
+    def raise_after_commit(self, values: RatchetValues) -> None:
+        """The same, written by the driver right after the commit that carries this step."""
+        ...
+
+
+class Storage(Protocol):
+    """Everything the device keeps. ``commit`` belongs to the driver."""
+
+    @property
+    def records(self) -> Records: ...
+
+    @property
+    def ratchet(self) -> Ratchet: ...
+
+    def bank(self, bank: BankId) -> BankArea: ...
+
+    def free_bytes(self) -> int:
+        """What the disk has left for us."""
+        ...
+
+    def commit(self) -> None:
+        """Make the records put since the last commit durable, in one transaction."""
+        ...
+
+
+class Entropy(Protocol):
+    """Randomness that a test can seed."""
+
+    def below(self, bound: int) -> int:
+        """A number from 0 to ``bound`` - 1."""
+        ...
+
+    def octets(self, size: int) -> bytes:
+        """That many random octets."""
+        ...

@@ -1,0 +1,1 @@
+"""The device: blocks become an image, the image runs, a notification tells."""

@@ -1,0 +1,1 @@
+"""The world around the device: Comms Hub, head end, virtual time, faults."""

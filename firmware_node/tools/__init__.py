@@ -1,0 +1,1 @@
+"""What people run: images, keys, service requests, decoding."""

@@ -62,6 +62,18 @@ class ImageKey(NamedTuple):
         return f"{self.file_version:08x}"
 
 
+class Span(NamedTuple):
+    """A part of some octets: where it begins and how many they are."""
+
+    offset: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        """The offset right behind it."""
+        return self.offset + self.size
+
+
 class DeviceType(Enum):
     """Device types of the GB HAN; the value is the configuration word."""
 

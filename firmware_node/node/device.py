@@ -1,0 +1,484 @@
+"""The device: routes what comes in through the stages, in the order in which an image travels.
+
+    a frame comes in        ``_on_frame``       radio → OTA client, tunnel, attributes
+    blocks become an image  ``OtaClient`` asks, ``Assembly`` puts each block into the spare bank
+    the image is verified   ``_verify_held``    full read-back, ``verify_image``
+    a bank holds it         ``Banks.mark_verified``, then the Upgrade End Request
+    activation runs it      ``_activate``       banks switch, the process starts again on trial
+    a notification tells    ``_trial_passed`` / ``_trial_failed``: confirm or revert, CS09, outbox
+
+Stages never call each other; they return effects, or typed values that only ``_take`` routes.
+All records of one step become durable together, before any of its effects leaves.
+
+Ordering rules:
+
+1. ``Started`` is the first input: banks recover, then counters, then the stages may speak.
+2. A confirm or revert and its alert are one step, so one transaction (I8).
+3. An activation is the last thing of its step: after it only ``Reboot`` leaves.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+from firmware_node.boundary import (
+    Answer,
+    Effect,
+    Entropy,
+    EraseAndReboot,
+    FactoryResetRequested,
+    Frame,
+    FrameReceived,
+    Input,
+    LoadImage,
+    NetworkDown,
+    NetworkUp,
+    Notify,
+    Reboot,
+    RebootRequested,
+    SendConfirmed,
+    SendFrame,
+    Started,
+    Storage,
+)
+from firmware_node.crypto import Keyring
+from firmware_node.errors import (
+    DecodeError,
+    KeyMissingError,
+    RecordLostError,
+    RefusedError,
+    StorageFullError,
+)
+from firmware_node.node.activation import Trial, TrialFailed, TrialPassed
+from firmware_node.node.assembly import Assembly
+from firmware_node.node.attributes import Attributes, TimeClient, UtcLearned
+from firmware_node.node.banks import Banks, Outcome, StartReport
+from firmware_node.node.counters import Counters
+from firmware_node.node.messages import Messages
+from firmware_node.node.ota_client import (
+    ActivationRequested,
+    ImageHeld,
+    OtaClient,
+    UpgradeAbandoned,
+)
+from firmware_node.node.outbox import Outbox
+from firmware_node.node.tunnel_server import MessageReceived, TunnelServer
+from firmware_node.node.verification import VerifiedImage, verify_image
+from firmware_node.terms import BankId, BankState, DeviceSettings, DeviceState, UpgradeStatus
+from firmware_node.wire import ota, tunneling, zcl
+
+Output = (
+    Effect
+    | ImageHeld
+    | ActivationRequested
+    | UpgradeAbandoned
+    | MessageReceived
+    | UtcLearned
+    | TrialPassed
+    | TrialFailed
+)
+
+
+class Device:
+    """One emulated PPMID or HCALCS; a ``Machine``. The constructor touches nothing."""
+
+    def __init__(
+        self, settings: DeviceSettings, storage: Storage, keyring: Keyring, entropy: Entropy
+    ) -> None:
+        self._settings = settings
+        self._storage = storage
+        self._records = storage.records
+        self._keyring = keyring
+        self._banks = Banks(storage, settings, self._verify)
+        self._assembly = Assembly(storage, settings, self._banks, entropy)
+        self._ota = OtaClient(settings, self._assembly, entropy, storage.records)
+        self._tunnel = TunnelServer(entropy)
+        self._time = TimeClient(settings.activation)
+        self._outbox = Outbox(storage.records, self._tunnel.send)
+        self._counters = Counters(storage.records, storage.ratchet)
+        self._messages = Messages(settings, keyring, self._counters)
+        self._attributes = Attributes(settings)
+        self._trial = Trial(settings.activation)
+        self._network: NetworkUp | None = None
+        self._restarting = False
+        self._counters_lost = False
+
+    @property
+    def wake_at(self) -> int | None:
+        """The earliest timer of any stage."""
+        if self._restarting:
+            return None
+        times = (
+            self._ota.wake_at,
+            self._trial.wake_at,
+            self._outbox.wake_at,
+            self._time.wake_at,
+            self._assembly.wake_at,
+        )
+        return min((at for at in times if at is not None), default=None)
+
+    def step(self, item: Input | None, now_ms: int) -> Sequence[Effect]:
+        """Advance by one input or timer; see ``Machine``."""
+        effects: list[Effect] = []
+        if self._restarting:
+            return effects
+        match item:
+            case FrameReceived(frame=frame):
+                self._on_frame(item, frame, now_ms, effects)
+            case None:
+                self._on_timer(now_ms, effects)
+            case SendConfirmed():
+                effects.extend(self._outbox.confirmed(item, now_ms))
+            case NetworkUp():
+                self._network = item
+                self._take(self._time.step(item, now_ms), now_ms, effects)
+                self._take(self._ota.step(item, now_ms), now_ms, effects)
+            case NetworkDown():
+                self._network = None
+                self._tunnel.network_down()
+                self._outbox.tunnel_lost()
+                self._take(self._ota.step(item, now_ms), now_ms, effects)
+            case Started():
+                self._start(now_ms, effects)
+            case LoadImage():
+                self._load(item, now_ms, effects)
+            case RebootRequested():
+                effects.append(Answer(done=True, text="restarting"))
+                self._reboot("operator", effects)
+            case FactoryResetRequested():
+                effects.append(Answer(done=True, text="back to the factory image"))
+                self._restarting = True
+                effects.append(EraseAndReboot())
+            case _:
+                raise TypeError(f"a device takes no {type(item).__name__}")
+        return effects
+
+    # --- a frame comes in -----------------------------------------------------------------------
+
+    def _on_frame(
+        self, item: FrameReceived, frame: Frame, now_ms: int, effects: list[Effect]
+    ) -> None:
+        if frame.cluster == ota.CLUSTER and not self._attributes.claims(frame):
+            self._take(self._ota.step(item, now_ms), now_ms, effects)
+        elif frame.cluster == tunneling.CLUSTER and not self._attributes.claims(frame):
+            self._take(self._tunnel.step(item, now_ms), now_ms, effects)
+            effects.extend(self._outbox.pump(now_ms))
+        elif self._time.claims(frame):
+            self._take(self._time.step(item, now_ms), now_ms, effects)
+        elif frame.profile == 0:
+            self._take(self._ota.step(item, now_ms), now_ms, effects)  # answers to its discovery
+        else:
+            effects.extend(
+                self._attributes.answer(frame, self._ota.attributes(), self._banks.manifest)
+            )
+
+    def _on_timer(self, now_ms: int, effects: list[Effect]) -> None:
+        for stage in (self._time, self._ota, self._trial):
+            if stage.wake_at is not None and stage.wake_at <= now_ms:
+                self._take(stage.step(None, now_ms), now_ms, effects)
+                if self._restarting:
+                    return
+        if self._assembly.wake_at is not None and self._assembly.wake_at <= now_ms:
+            self._assembly.checkpoint(now_ms)
+        if self._outbox.wake_at is not None and self._outbox.wake_at <= now_ms:
+            effects.extend(self._outbox.timer(now_ms))
+
+    def _take(self, outputs: Iterable[Output], now_ms: int, effects: list[Effect]) -> None:
+        """Route what a stage handed over, in pipeline order; effects pass through."""
+        for output in outputs:
+            match output:
+                case SendFrame() | Notify():
+                    effects.append(output)
+                case ImageHeld():
+                    self._verify_held(now_ms, effects)
+                case UpgradeAbandoned(cause=cause):
+                    self._failed("download", cause, now_ms, effects)
+                case ActivationRequested():
+                    self._activate(now_ms, effects)
+                case Reboot(reason=reason):
+                    self._reboot(reason, effects)
+                case TrialPassed():
+                    self._trial_passed(now_ms, effects)
+                case TrialFailed(cause=cause):
+                    self._trial_failed(cause, now_ms, effects)
+                case MessageReceived(message=message):
+                    self._on_message(message, effects)
+                case UtcLearned():
+                    self._on_utc(now_ms, effects)
+                case _:
+                    raise TypeError(f"no stage hands over a {type(output).__name__}")
+
+    # --- blocks became an image: verify it, let a bank hold it ------------------------------------
+
+    def _verify_held(self, now_ms: int, effects: list[Effect]) -> None:
+        """Read the whole bank back and verify it; the server hears of it after the commit (I13)."""
+        try:
+            verified = self._banks.verify_held(self._assembly.finish(now_ms))
+        except RefusedError as refused:
+            self._assembly.abandon()
+            self._failed("verification", refused.cause, now_ms, effects, refused.reason)
+            self._take(self._ota.image_refused(refused.code, now_ms), now_ms, effects)
+            return
+        self._banks.mark_verified(verified)
+        effects.append(_image_notify("image_verified", verified))
+        self._take(self._ota.image_verified(now_ms), now_ms, effects)
+
+    def _load(self, item: LoadImage, now_ms: int, effects: list[Effect]) -> None:
+        """Flash an image that the operator brings: the door is the same as over the air."""
+        try:
+            self._banks.load(item.data, now_ms)
+        except (RefusedError, StorageFullError) as refused:
+            effects.append(Answer(done=False, text=str(refused)))
+            return
+        self._ota.cancel(now_ms)
+        effects.append(Answer(done=True, text=f"held in bank {self._banks.spare.value}"))
+        effects.append(Notify("image_loaded", {"bank": self._banks.spare.value}))
+        if item.activate:
+            self._activate(now_ms, effects)
+
+    # --- activation runs it -----------------------------------------------------------------------
+
+    def _activate(self, now_ms: int, effects: list[Effect]) -> None:
+        try:
+            self._banks.activate(Outcome(kind="cs09"))
+        except (RefusedError, StorageFullError) as refused:
+            cause = refused.cause if isinstance(refused, RefusedError) else "storage_full"
+            self._failed("activation", cause, now_ms, effects, str(refused))
+            self._queue_activation_alert(1, now_ms, effects)
+            self._take(self._ota.activation_failed(now_ms), now_ms, effects)
+            return
+        self._records.delete("device/result")
+        effects.append(
+            Notify(
+                "image_activated",
+                {"bank": self._banks.running.value, "version": self._banks.running_version_hex},
+            )
+        )
+        self._reboot("activation", effects)
+
+    def _reboot(self, reason: str, effects: list[Effect]) -> None:
+        self._assembly.flush()
+        self._restarting = True
+        effects.append(Notify("restarting", {"reason": reason}))
+        effects.append(Reboot(reason))
+
+    # --- start ------------------------------------------------------------------------------------
+
+    def _start(self, now_ms: int, effects: list[Effect]) -> None:
+        report = self._banks.start()
+        effects.extend(report.notes)
+        try:
+            self._counters.start()
+        except RecordLostError as lost:
+            self._counters_lost = True
+            effects.append(Notify("counters_lost", {"reason": str(lost)}))
+        self._announce(report, effects)
+        if report.reverted is not None:
+            self._reverted(report.reverted, report.cause, now_ms, effects)
+        self._attributes.set_running(report.image, report.manifest)
+        self._ota.set_running(report.image)
+        if report.trial:
+            self._take(self._trial.begin(report.manifest, now_ms), now_ms, effects)
+        else:
+            self._take(self._trial.run(report.manifest, now_ms), now_ms, effects)
+        self._take(self._ota.step(Started(), now_ms), now_ms, effects)
+
+    def _announce(self, report: StartReport, effects: list[Effect]) -> None:
+        effects.append(
+            Notify(
+                "image_running",
+                {
+                    "bank": report.running.value,
+                    "version": report.image.version_hex,
+                    "trial": report.trial,
+                    "version_string": report.manifest.version_string if report.manifest else None,
+                },
+            )
+        )
+
+    # --- a notification tells ---------------------------------------------------------------------
+
+    def _trial_passed(self, now_ms: int, effects: list[Effect]) -> None:
+        outcome = self._banks.confirm()
+        self._set_result(DeviceState.CONFIRMED)
+        effects.append(Notify("image_confirmed", {"version": self._banks.running_version_hex}))
+        if outcome is not None:
+            self._queue_activation_alert(0, now_ms, effects)
+
+    def _trial_failed(self, cause: str, now_ms: int, effects: list[Effect]) -> None:
+        outcome = self._banks.revert(cause)
+        self._reverted(outcome, cause, now_ms, effects)
+        self._reboot("revert", effects)
+
+    def _reverted(
+        self, outcome: Outcome | None, cause: str, now_ms: int, effects: list[Effect]
+    ) -> None:
+        self._failed("trial", cause, now_ms, effects)
+        self._set_result(DeviceState.REVERTED)
+        effects.append(
+            Notify(
+                "image_reverted", {"cause": cause, "version": self._banks.running_version_hex}
+            )
+        )
+        if outcome is not None:
+            self._queue_activation_alert(1, now_ms, effects)
+
+    def _queue_activation_alert(self, result: int, now_ms: int, effects: list[Effect]) -> None:
+        """CS09, built here and queued with the change of state it tells of (gbcs.md 1.3 step 7)."""
+        if self._counters_lost:
+            effects.append(Notify("alert_withheld", {"reason": "counters_lost"}))
+            return
+        try:
+            alert = self._messages.activation_alert(
+                self._best_utc(now_ms), self._banks.running_version, result
+            )
+        except KeyMissingError as missing:
+            effects.append(Notify("alert_withheld", {"reason": str(missing)}))
+            return
+        self._outbox.put(alert)
+        effects.append(Notify("alert_queued", {"use_case": "CS09", "result": result}))
+        effects.extend(self._outbox.pump(now_ms))
+
+    def _on_message(self, message: bytes, effects: list[Effect]) -> None:
+        """A GBCS command came through the tunnel; every refusal is silence (supplement 1.2)."""
+        try:
+            if self._counters_lost:
+                raise RefusedError(0x8F60, "counters_lost", "the counters are not trustworthy")
+            reply = self._messages.reply_to(message, self._banks.running_version)
+            self._outbox.put(reply)
+        except RefusedError as refused:
+            effects.append(
+                Notify(
+                    "command_refused",
+                    {
+                        "code": f"{refused.code:04X}",
+                        "cause": refused.cause,
+                        "reason": refused.reason,
+                    },
+                )
+            )
+        except (RecordLostError, StorageFullError) as error:
+            effects.append(
+                Notify("command_refused", {"code": "8F60", "cause": "storage", "reason": str(error)})
+            )
+        else:
+            effects.append(Notify("command_answered", {}))
+
+    # --- time and results -------------------------------------------------------------------------
+
+    def _on_utc(self, now_ms: int, effects: list[Effect]) -> None:
+        utc = self._time.utc(now_ms)
+        assert utc is not None
+        self._ota.set_utc(utc, now_ms)
+        if utc // 3600 != self._not_before() // 3600:
+            self._records.put("time/not_before", b"%d" % utc)  # hourly (dual-bank.md 8)
+
+    def _not_before(self) -> int:
+        try:
+            return int(self._records.get("time/not_before") or 0)
+        except RecordLostError:
+            return 0  # only a lower bound for stamps; losing it costs precision, not safety
+
+    def _best_utc(self, now_ms: int) -> int:
+        return self._time.best_utc(now_ms, self._not_before())
+
+    def _failed(
+        self, phase: str, cause: str, now_ms: int, effects: list[Effect], reason: str = ""
+    ) -> None:
+        """Keep the last failure for ``status`` and tell the operator."""
+        at = self._time.utc(now_ms)
+        record = {"phase": phase, "cause": cause, "utc": at}
+        self._records.put("device/last_failure", json.dumps(record, sort_keys=True).encode())
+        self._set_result(DeviceState.FAILED)
+        effects.append(
+            Notify("upgrade_failed", {"phase": phase, "cause": cause, "reason": reason})
+        )
+
+    def _set_result(self, state: DeviceState) -> None:
+        self._records.put("device/result", state.value.encode())
+
+    # --- what the operator sees -------------------------------------------------------------------
+
+    def status(self, now_ms: int) -> dict[str, object]:
+        """``status --json`` of the contract; the daemon adds ``eta_seconds`` from the rate it sees."""
+        network = self._network
+        return {
+            "type": self._settings.type.value,
+            "entity_id": str(self._settings.entity_id),
+            "state": self._state().value,
+            "network": {
+                "joined": network is not None,
+                "short_address": network.short_address if network else None,
+                "channel": network.channel if network else None,
+            },
+            "upgrade": {
+                "status": self._ota.status.name.lower(),
+                "file_offset": self._ota.file_offset,
+                "total_size": self._ota.total_size,
+                "eta_seconds": None,
+            },
+            "banks": self.banks_report(),
+            "running_bank": self._banks.running.value,
+            "counters": self._counters.report() if not self._counters_lost else {},
+            "outbox": len(self._outbox),
+            "last_failure": self._last_failure(),
+        }
+
+    def banks_report(self) -> dict[str, dict[str, object]]:
+        """State, version and hash of both banks."""
+        report: dict[str, dict[str, object]] = {}
+        for bank in BankId:
+            view = self._banks.view(bank)
+            report[bank.value] = {
+                "state": view.state.value,
+                "version": view.version_hex,
+                "sha256": view.sha256_hex,
+                "size": view.size,
+            }
+        return report
+
+    def _state(self) -> DeviceState:
+        if self._restarting:
+            return DeviceState.RESTARTING
+        if self._banks.view(self._banks.running).state is BankState.TRIAL:
+            return DeviceState.TRIAL
+        match self._ota.status:
+            case UpgradeStatus.DOWNLOAD_IN_PROGRESS:
+                return DeviceState.DOWNLOADING
+            case UpgradeStatus.NORMAL:
+                pass
+            case _:
+                return DeviceState.WAITING
+        try:
+            stored = self._records.get("device/result")
+        except RecordLostError:
+            stored = None  # a word for people; nothing is decided by it
+        return DeviceState(stored.decode()) if stored else DeviceState.IDLE
+
+    def _last_failure(self) -> dict[str, object] | None:
+        try:
+            stored = self._records.get("device/last_failure")
+        except RecordLostError:
+            return None
+        if stored is None:
+            return None
+        record: dict[str, object] = json.loads(stored)
+        utc = record.pop("utc")
+        record["at"] = zcl.utc_text(utc) if isinstance(utc, int) else None
+        return record
+
+    def _verify(self, data: bytes) -> VerifiedImage:
+        return verify_image(data, self._settings, self._keyring)
+
+
+def _image_notify(name: str, image: VerifiedImage) -> Notify:
+    return Notify(
+        name,
+        {
+            "version": image.image.version_hex,
+            "format": image.format.value,
+            "size": image.file_size,
+            "manufacturer_sha256": image.manufacturer_sha256.hex(),
+        },
+    )

@@ -156,9 +156,7 @@ class Messages:
         except DecodeError as error:
             raise RefusedError(INTEGRITY_CHECK_FAILED, "payload_malformed", str(error)) from error
         payload = encode_cs08_response(
-            ReadVersionResponse(
-                firmware_version=firmware_version.to_bytes(4, "big"), response_code=0
-            )
+            ReadVersionResponse(firmware_version=firmware_version, response_code=0)
         )
         header = replace(
             message.header,
@@ -166,7 +164,9 @@ class Messages:
             originator=message.header.recipient,
             recipient=message.header.originator,
         )
-        return seal_maced(header, payload, self._keyring)
+        return seal_maced(
+            header, payload, self._keyring, own=header.originator, peer=header.recipient
+        )
 
     def _acb(self) -> EntityId:
         if self._settings.acb is not None:

@@ -1,0 +1,211 @@
+"""The GBCS envelope: MAC header, grouping header, payload, signature, MAC.
+
+Signed and MACed octets are slices of what was received, never an encoding of what was understood.
+Here are structure and ranges; keys and verdicts are in ``sealing``. Integers are big-endian.
+Source: gbcs.md 4.1 to 4.5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from firmware_node.errors import DecodeError
+from firmware_node.terms import EntityId
+
+MAC_HEADER = bytes.fromhex("DD000000000000")  # six empty DLMS fields
+SECURITY_HEADER = bytes.fromhex("1100000000")  # security control, invocation counter
+MAC_SIZE = 12
+SIGNATURE_SIZE = 64
+MESSAGE_SIZE_MAX = 8192  # octets; the largest of the reference set has under 5,000
+
+
+class Cra(IntEnum):
+    """Command, response or alert."""
+
+    COMMAND = 1
+    RESPONSE = 2
+    ALERT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class GroupingHeader:
+    """The grouping header (gbcs.md 4.3). Other-information grows in the order of its fields."""
+
+    cra: Cra
+    originator_counter: int
+    originator: EntityId
+    recipient: EntityId
+    message_code: int
+    date_time: bytes = b""  # empty or a 12-octet DLMS date-time
+    supplementary_party: EntityId | None = None
+    supplementary_counter: int | None = None
+    supplementary_originator_counter: int | None = None
+    certificate: bytes = b""  # the User's key-agreement certificate
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A decoded message; the two ranges are what signature and MAC were made over."""
+
+    header: GroupingHeader
+    payload: bytes
+    signature: bytes  # 64 octets r||s, or empty
+    mac: bytes  # 12 octets, or empty
+    signed_octets: bytes
+    mac_covered: bytes  # additional authenticated data; empty without a MAC
+
+
+class _Cursor:
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.at = 0
+
+    def take(self, size: int, what: str) -> bytes:
+        octets = self.data[self.at : self.at + size]
+        if len(octets) != size:
+            raise DecodeError("GBCS message", self.at, f"{what}: expected {size} octets")
+        self.at += size
+        return octets
+
+    def literal(self, expected: bytes, what: str) -> None:
+        at = self.at
+        if self.take(len(expected), what) != expected:
+            raise DecodeError("GBCS message", at, f"{what}: expected {expected.hex()}")
+
+    def length(self, what: str) -> int:
+        at = self.at
+        size = self.take(1, what)[0]
+        if size < 0x80:
+            return size
+        if size not in (0x81, 0x82):
+            raise DecodeError("GBCS message", at, f"{what}: length form {size:02x}")
+        count = size & 0x7F
+        size = int.from_bytes(self.take(count, what), "big")
+        if size < (0x80 if count == 1 else 0x100):
+            raise DecodeError("GBCS message", at, f"{what}: length is not minimal")
+        return size
+
+
+def decode_message(data: bytes) -> Message:
+    """Read one message: DD and DF form, DF form, or a Pre-Command, which ends with its payload.
+
+    Raises:
+        DecodeError: any length, tag or field is off, or octets are left.
+    """
+    if len(data) > MESSAGE_SIZE_MAX:
+        raise DecodeError("GBCS message", MESSAGE_SIZE_MAX, f"{len(data)} octets")
+    cursor = _Cursor(data)
+    maced = data[:1] == b"\xdd"
+    if maced:
+        cursor.literal(MAC_HEADER, "MAC header")
+        size = cursor.length("MAC header")
+        if size != len(data) - cursor.at:
+            raise DecodeError("GBCS message", 7, f"length {size}, found {len(data) - cursor.at}")
+        cursor.literal(SECURITY_HEADER, "security header")
+    inner = cursor.at
+    cursor.literal(b"\xdf", "grouping header")
+    header = _decode_header(cursor)
+    payload = cursor.take(cursor.length("payload"), "payload")
+    signed_octets = data[inner + 1 : cursor.at]
+    signature = b""
+    if maced or cursor.at < len(data):
+        size = cursor.length("signature")
+        if size not in (0, SIGNATURE_SIZE):
+            raise DecodeError("GBCS message", cursor.at, f"signature of {size} octets")
+        signature = cursor.take(size, "signature")
+    covered = SECURITY_HEADER + b"\0" + data[inner : cursor.at] if maced else b""
+    mac = cursor.take(MAC_SIZE, "MAC") if maced else b""
+    if cursor.at != len(data):
+        raise DecodeError("GBCS message", cursor.at, f"{len(data) - cursor.at} trailing octets")
+    return Message(header, payload, signature, mac, signed_octets, covered)
+
+
+def encode_signed_octets(header: GroupingHeader, payload: bytes) -> bytes:
+    """Everything behind the DF tag up to the end of the payload: what a signature is made over."""
+    information = header.message_code.to_bytes(2, "big")
+    if header.supplementary_party is not None:
+        information += header.supplementary_party.octets
+    if header.supplementary_counter is not None:
+        information += header.supplementary_counter.to_bytes(8, "big")
+    if header.supplementary_originator_counter is not None:
+        information += header.supplementary_originator_counter.to_bytes(8, "big")
+    information += header.certificate
+    return b"".join(
+        (
+            transaction_id(header),
+            b"\x08",
+            header.originator.octets,
+            b"\x08",
+            header.recipient.octets,
+            _length(len(header.date_time)),
+            header.date_time,
+            _length(len(information)),
+            information,
+            _length(len(payload)),
+            payload,
+        )
+    )
+
+
+def transaction_id(header: GroupingHeader) -> bytes:
+    """Length 09, CRA flag, originator counter."""
+    return bytes((9, header.cra)) + header.originator_counter.to_bytes(8, "big")
+
+
+def signed_message(signed_octets: bytes, signature: bytes) -> bytes:
+    """DF form: with 64 octets of signature, or with the empty signature field."""
+    return b"\xdf" + signed_octets + bytes((len(signature),)) + signature
+
+
+def mac_covered(inner: bytes) -> bytes:
+    """What the MAC of a DF form ``inner`` is made over (gbcs.md 4.5)."""
+    return SECURITY_HEADER + b"\0" + inner
+
+
+def maced_message(inner: bytes, mac: bytes) -> bytes:
+    """DD form around a DF form."""
+    content = SECURITY_HEADER + inner + mac
+    return MAC_HEADER + _length(len(content)) + content
+
+
+def _decode_header(cursor: _Cursor) -> GroupingHeader:
+    cursor.literal(b"\x09", "transaction id")
+    flag = cursor.take(1, "CRA flag")[0]
+    if flag not in (1, 2, 3):
+        raise DecodeError("GBCS message", cursor.at - 1, f"CRA flag {flag}")
+    counter = int.from_bytes(cursor.take(8, "originator counter"), "big")
+    cursor.literal(b"\x08", "originator")
+    originator = EntityId(cursor.take(8, "originator"))
+    cursor.literal(b"\x08", "recipient")
+    recipient = EntityId(cursor.take(8, "recipient"))
+    size = cursor.length("date-time")
+    if size not in (0, 12):
+        raise DecodeError("GBCS message", cursor.at, f"date-time of {size} octets")
+    date_time = cursor.take(size, "date-time")
+    size = cursor.length("other information")
+    if size not in (2, 10, 18) and size < 26:
+        raise DecodeError("GBCS message", cursor.at, f"other information of {size} octets")
+    information = cursor.take(size, "other information")
+    return GroupingHeader(
+        cra=Cra(flag),
+        originator_counter=counter,
+        originator=originator,
+        recipient=recipient,
+        message_code=int.from_bytes(information[:2], "big"),
+        date_time=date_time,
+        supplementary_party=EntityId(information[2:10]) if size >= 10 else None,
+        supplementary_counter=int.from_bytes(information[10:18], "big") if size >= 18 else None,
+        supplementary_originator_counter=(
+            int.from_bytes(information[18:26], "big") if size >= 26 else None
+        ),
+        certificate=information[26:],
+    )
+
+
+def _length(size: int) -> bytes:
+    if size < 0x80:
+        return bytes((size,))
+    if size < 0x100:
+        return bytes((0x81, size))
+    return b"\x82" + size.to_bytes(2, "big")

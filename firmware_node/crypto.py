@@ -7,10 +7,13 @@ certificates costs nothing at start. No key shows in a ``repr``.
 
 from __future__ import annotations
 
+import datetime
+import functools
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -22,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
     encode_dss_signature,
 )
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 
 from firmware_node.errors import ConfigError, KeyMissingError
@@ -30,18 +34,22 @@ from firmware_node.terms import EntityId, Role
 KDF_ALGORITHM_ID = bytes.fromhex("60857406080300")  # gbcs.md 4.7
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 _UNIQUE_ID = ObjectIdentifier("2.5.4.45")
+_HARDWARE_MODULE_NAME = ObjectIdentifier("1.3.6.1.5.5.7.8.4")
+_HARDWARE_TYPE = bytes.fromhex("060d2a863a0001848fb90f01020201")  # as in the reference set
+_POLICY = ObjectIdentifier("1.2.826.0.1.8641679.1.2.1.4")
 _NAME = re.compile(r"(?:([0-9a-f]{16})-(pp-)?(ds|ka)|manufacturer-([0-9a-f]{4})-ds)\.(pem|key)")
 _DIGEST = ec.ECDSA(Prehashed(hashes.SHA256()))
 
 
-def _signing_algorithm() -> ec.ECDSA:
-    """Deterministic ECDSA (RFC 6979) where the library can, so equal inputs give equal octets."""
+@functools.cache
+def signs_deterministically() -> bool:
+    """Whether the library has deterministic ECDSA (RFC 6979); with it equal inputs sign alike."""
     try:
         algorithm = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)
         ec.derive_private_key(1, ec.SECP256R1()).sign(b"", algorithm)
     except (TypeError, UnsupportedAlgorithm):
-        return ec.ECDSA(hashes.SHA256())
-    return algorithm
+        return False
+    return True
 
 
 class VerifyKey:
@@ -77,7 +85,11 @@ class SigningKey:
 
     def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
         self._key = key
-        self._algorithm = _signing_algorithm()
+        self._algorithm = (
+            ec.ECDSA(hashes.SHA256(), deterministic_signing=True)
+            if signs_deterministically()
+            else ec.ECDSA(hashes.SHA256())
+        )
 
     def sign(self, data: bytes) -> bytes:
         """64 octets r||s over SHA-256 of ``data``."""
@@ -103,12 +115,11 @@ class AesMmo:
         self._size += len(data)
         data = self._rest + data
         whole = len(data) // 16 * 16
-        for at in range(0, whole, 16):
-            self._block(data[at : at + 16])
+        self._state = _mmo_blocks(self._state, data[:whole])
         self._rest = data[whole:]
 
     def digest(self) -> bytes:
-        """16 octets; the object is spent."""
+        """16 octets over everything so far; more may follow."""
         bits = self._size * 8
         if bits < 2**16:
             tail, suffix = 2, bits.to_bytes(2, "big")
@@ -116,15 +127,25 @@ class AesMmo:
             tail, suffix = 6, bits.to_bytes(4, "big") + b"\0\0"
         padded = self._rest + b"\x80"
         padded += bytes(-(len(padded) + tail) % 16) + suffix
-        for at in range(0, len(padded), 16):
-            self._block(padded[at : at + 16])
-        return self._state
+        return _mmo_blocks(self._state, padded)
 
-    def _block(self, block: bytes) -> None:
-        # ECB of one block keyed by the state is the hash's own construction, not a cipher mode.
-        cipher = Cipher(algorithms.AES(self._state), modes.ECB()).encryptor()  # noqa: S305
-        mixed = int.from_bytes(cipher.update(block), "big") ^ int.from_bytes(block, "big")
-        self._state = mixed.to_bytes(16, "big")
+
+def aes_mmo(data: bytes) -> bytes:
+    """The AES-MMO hash of ``data``, 16 octets."""
+    mmo = AesMmo()
+    mmo.update(data)
+    return mmo.digest()
+
+
+def _mmo_blocks(state: bytes, data: bytes) -> bytes:
+    # ECB of one block keyed by the state is the hash's own construction, not a cipher mode.
+    ecb = modes.ECB()  # noqa: S305
+    for at in range(0, len(data), 16):
+        block = data[at : at + 16]
+        sealed = Cipher(algorithms.AES(state), ecb).encryptor().update(block)
+        mixed = int.from_bytes(sealed, "big") ^ int.from_bytes(block, "big")
+        state = mixed.to_bytes(16, "big")
+    return state
 
 
 def derive_key(shared_secret: bytes, other_info: bytes) -> bytes:
@@ -151,10 +172,13 @@ class CertificateInfo:
     """What a certificate says of its holder."""
 
     subject: str
+    entity_id: EntityId | None  # None: it names neither an organisation nor a device
     role: Role | None  # from OU, organisations only
+    not_before: str  # RFC 3339
     not_after: str  # RFC 3339
     serial: int
     issuer: str
+    usages: tuple[str, ...]  # digitalSignature, keyAgreement, keyCertSign
 
 
 class Keyring:
@@ -165,7 +189,8 @@ class Keyring:
         self._public: dict[str, ec.EllipticCurvePublicKey] = {}
         self._private: dict[str, ec.EllipticCurvePrivateKey] = {}
         self._secrets: dict[tuple[EntityId, EntityId], bytes] = {}
-        self._roles: dict[EntityId, Role | None] = {}
+        self._certificates: dict[str, CertificateInfo | None] = {}
+        self._found: dict[Role, tuple[EntityId, ...]] = {}
 
     def __repr__(self) -> str:
         return f"Keyring({len(self._files)} files)"
@@ -200,16 +225,15 @@ class Keyring:
         return secret
 
     def role(self, entity_id: EntityId) -> Role | None:
-        """The role an organisation's certificate names; None: unknown, or no organisation."""
-        if entity_id not in self._roles:
-            found: Role | None = None
-            for usage in ("ds", "ka"):
-                info = self.certificate(f"{entity_id.hex}-{usage}.pem")
-                if info is not None and info.role is not None:
-                    found = info.role
-                    break
-            self._roles[entity_id] = found
-        return self._roles[entity_id]
+        """The role an organisation's own certificate names; None: unknown, or no organisation.
+
+        A certificate that names somebody else than its file gives no role.
+        """
+        for usage in ("ds", "ka"):
+            info = self.certificate(f"{entity_id.hex}-{usage}.pem")
+            if info is not None and info.entity_id == entity_id and info.role is not None:
+                return info.role
+        return None
 
     def is_device(self, entity_id: EntityId) -> bool:
         """Whether a certificate here says that ``entity_id`` is no organisation."""
@@ -218,7 +242,9 @@ class Keyring:
 
     def find(self, role: Role) -> tuple[EntityId, ...]:
         """Every organisation of this role, sorted."""
-        return tuple(who for who in self.entities() if self.role(who) is role)
+        if role not in self._found:
+            self._found[role] = tuple(who for who in self.entities() if self.role(who) is role)
+        return self._found[role]
 
     def entities(self) -> tuple[EntityId, ...]:
         """Everyone a file is named after, sorted."""
@@ -228,24 +254,40 @@ class Keyring:
 
     def certificate(self, name: str) -> CertificateInfo | None:
         """What the certificate in file ``name`` says; None: absent, or a bare public key."""
-        data = self._files.get(name)
-        if data is None or b"BEGIN CERTIFICATE" not in data:
-            return None
-        certificate = self._load_certificate(name, data)
-        roles = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
-        role = None
-        if roles:
-            try:
-                role = Role(int(str(roles[0].value), 16))
-            except ValueError:
-                role = None
-        return CertificateInfo(
-            subject=certificate.subject.rfc4514_string(),
-            role=role,
-            not_after=certificate.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            serial=certificate.serial_number,
-            issuer=certificate.issuer.rfc4514_string(),
-        )
+        if name not in self._certificates:
+            data = self._files.get(name)
+            self._certificates[name] = (
+                None
+                if data is None or b"BEGIN CERTIFICATE" not in data
+                else _describe(self._load_certificate(name, data))
+            )
+        return self._certificates[name]
+
+    def file(self, name: str) -> bytes:
+        """A file as it was given, for libraries that read PEM themselves.
+
+        Raises:
+            KeyMissingError: no key file of that name.
+        """
+        if name not in self._files:
+            raise KeyMissingError(f"no file {name} in the key folder")
+        return self._files[name]
+
+    def check(self, stem: str) -> None:
+        """Read the key files ``stem``.pem and ``stem``.key, whichever are here.
+
+        Raises:
+            ConfigError: one is unreadable, or they are not two halves of one pair.
+            KeyMissingError: neither is here.
+        """
+        public = self._public_key(stem)
+        if f"{stem}.key" in self._files:
+            if self._private_key(f"{stem}.key").public_key() != public:
+                raise ConfigError(f"{stem}: the private key does not belong to {stem}.pem")
+
+    def names(self) -> tuple[str, ...]:
+        """The names of all key files, sorted."""
+        return tuple(sorted(self._files))
 
     def _load_certificate(self, name: str, data: bytes) -> x509.Certificate:
         try:
@@ -264,7 +306,7 @@ class Keyring:
             return self._private_key(f"{stem}.key").public_key()
         try:
             if b"BEGIN CERTIFICATE" in data:
-                key = self._load_certificate(f"{stem}.pem", data).public_key()
+                key: object = self._load_certificate(f"{stem}.pem", data).public_key()
             else:
                 key = serialization.load_pem_public_key(data)
         except (ValueError, UnsupportedAlgorithm) as error:
@@ -287,3 +329,214 @@ class Keyring:
                 raise ConfigError(f"{name}: expected a P-256 key")
             self._private[name] = key
         return self._private[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """Who signs certificates. ``role`` is its OU; None in the device chain."""
+
+    common_name: str
+    role: Role | None
+    key: ec.EllipticCurvePrivateKey = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """From when to when a certificate says it holds, UTC."""
+
+    not_before: datetime.datetime
+    not_after: datetime.datetime
+
+
+# Device certificates never expire (gbcs.md 4.8).
+NEVER_EXPIRES: Final = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
+
+
+def authority_certificate(
+    subject: Authority, issuer: Authority, serial: int, validity: Validity, path_length: int
+) -> bytes:
+    """A root's or an issuing authority's certificate as PEM."""
+    builder = _certificate(
+        _authority_name(subject), subject.key.public_key(), issuer, serial, validity
+    )
+    builder = builder.add_extension(x509.BasicConstraints(True, path_length), critical=True)
+    return _finish(builder, issuer, subject.key.public_key(), usage="cert-sign")
+
+
+def organisation_certificate(
+    entity_id: EntityId,
+    role: Role,
+    name: str,
+    usage: str,
+    key: ec.EllipticCurvePrivateKey,
+    issuer: Authority,
+    serial: int,
+    validity: Validity,
+) -> bytes:
+    """An organisation's certificate as PEM; ``usage`` is ``ds`` or ``ka``. Source: gbcs.md 4.8."""
+    subject = x509.Name(
+        (
+            x509.NameAttribute(NameOID.COMMON_NAME, name),
+            x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, f"{role:02X}"),
+            # A BIT STRING's content begins with its count of unused bits.
+            x509.NameAttribute(_UNIQUE_ID, b"\0" + entity_id.octets, _ASN1Type.BitString),
+        )
+    )
+    public = key.public_key()
+    return _finish(_certificate(subject, public, issuer, serial, validity), issuer, public, usage)
+
+
+def device_certificate(
+    entity_id: EntityId,
+    usage: str,
+    key: ec.EllipticCurvePrivateKey,
+    issuer: Authority,
+    serial: int,
+    validity: Validity,
+) -> bytes:
+    """A device's certificate as PEM: empty subject, hardware module name. Supplement 4.4."""
+    serial_number = b"\x04\x08" + entity_id.octets
+    content = _HARDWARE_TYPE + serial_number
+    module_name = bytes((0x30, len(content))) + content
+    public = key.public_key()
+    return _finish(
+        _certificate(x509.Name(()), public, issuer, serial, validity),
+        issuer,
+        public,
+        usage,
+        x509.SubjectAlternativeName((x509.OtherName(_HARDWARE_MODULE_NAME, module_name),)),
+    )
+
+
+def private_key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """The key as unencrypted PKCS#8 PEM, for the folder form."""
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def _authority_name(authority: Authority) -> x509.Name:
+    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, authority.common_name)]
+    if authority.role is not None:
+        attributes.append(
+            x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, f"{authority.role:02X}")
+        )
+    return x509.Name(attributes)
+
+
+def _certificate(
+    subject: x509.Name,
+    public: ec.EllipticCurvePublicKey,
+    issuer: Authority,
+    serial: int,
+    validity: Validity,
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(_authority_name(issuer))
+        .public_key(public)
+        .serial_number(serial)
+        .not_valid_before(validity.not_before)
+        .not_valid_after(validity.not_after)
+    )
+
+
+def _finish(
+    builder: x509.CertificateBuilder,
+    issuer: Authority,
+    public: ec.EllipticCurvePublicKey,
+    usage: str,
+    alternative_name: x509.SubjectAlternativeName | None = None,
+) -> bytes:
+    """Add the extensions in the order of real certificates (supplement 4.4), sign, give PEM."""
+    builder = builder.add_extension(
+        x509.KeyUsage(
+            digital_signature=usage == "ds",
+            key_agreement=usage == "ka",
+            key_cert_sign=usage == "cert-sign",
+            crl_sign=usage == "cert-sign",
+            content_commitment=False,
+            key_encipherment=False,
+            data_encipherment=False,
+            encipher_only=False,
+            decipher_only=False,
+        ),
+        critical=True,
+    ).add_extension(x509.SubjectKeyIdentifier(_key_identifier(public)), critical=False)
+    if alternative_name is not None:
+        builder = builder.add_extension(alternative_name, critical=True)
+    # An authority's certificate must not narrow the policies below it.
+    policy = ObjectIdentifier("2.5.29.32.0") if usage == "cert-sign" else _POLICY
+    builder = builder.add_extension(
+        x509.CertificatePolicies((x509.PolicyInformation(policy, None),)), critical=True
+    ).add_extension(
+        x509.AuthorityKeyIdentifier(_key_identifier(issuer.key.public_key()), None, None),
+        critical=False,
+    )
+    if signs_deterministically():
+        certificate = builder.sign(issuer.key, hashes.SHA256(), ecdsa_deterministic=True)
+    else:
+        certificate = builder.sign(issuer.key, hashes.SHA256())
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _key_identifier(public: ec.EllipticCurvePublicKey) -> bytes:
+    """8 octets: 0100 and the low 60 bits of SHA-1 of the key (RFC 5280 4.2.1.2, method 2)."""
+    point = public.public_bytes(
+        serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
+    )
+    low = int.from_bytes(hashlib.sha1(point, usedforsecurity=False).digest()[-8:], "big")
+    return (0x4 << 60 | low & (1 << 60) - 1).to_bytes(8, "big")
+
+
+def _describe(certificate: x509.Certificate) -> CertificateInfo:
+    roles = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
+    role = None
+    if roles:
+        try:
+            role = Role(int(str(roles[0].value), 16))
+        except ValueError:
+            role = None
+    return CertificateInfo(
+        subject=certificate.subject.rfc4514_string(),
+        entity_id=_holder(certificate),
+        role=role,
+        not_before=certificate.not_valid_before_utc.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        not_after=certificate.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        serial=certificate.serial_number,
+        issuer=certificate.issuer.rfc4514_string(),
+        usages=_usages(certificate),
+    )
+
+
+def _holder(certificate: x509.Certificate) -> EntityId | None:
+    """Organisations: the unique identifier; devices: the hardware module's serial number."""
+    octets = b""
+    for attribute in certificate.subject.get_attributes_for_oid(_UNIQUE_ID):
+        if isinstance(attribute.value, bytes):
+            octets = attribute.value[1:]
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        names = x509.SubjectAlternativeName(())
+    for name in names:
+        if isinstance(name, x509.OtherName) and name.type_id == _HARDWARE_MODULE_NAME:
+            if name.value[-10:-8] == b"\x04\x08":
+                octets = name.value[-8:]
+    return EntityId(octets) if len(octets) == 8 else None
+
+
+def _usages(certificate: x509.Certificate) -> tuple[str, ...]:
+    try:
+        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    except (x509.ExtensionNotFound, ValueError):
+        return ()
+    flags = (
+        ("digitalSignature", usage.digital_signature),
+        ("keyAgreement", usage.key_agreement),
+        ("keyCertSign", usage.key_cert_sign),
+    )
+    return tuple(name for name, is_set in flags if is_set)

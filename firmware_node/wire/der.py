@@ -150,4 +150,6 @@ def time(utc: int | None) -> bytes:
 
 def integer_octets(number: int) -> bytes:
     """Minimal two's complement."""
-    return number.to_bytes((number if number >= 0 else ~number).bit_length() // 8 + 1, "big", signed=True)
+    return number.to_bytes(
+        (number if number >= 0 else ~number).bit_length() // 8 + 1, "big", signed=True
+    )

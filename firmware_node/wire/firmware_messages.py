@@ -76,9 +76,7 @@ def decode_cs08_response(payload: bytes) -> ReadVersionResponse:
 
 def encode_cs08_response(value: ReadVersionResponse) -> bytes:
     """See ``decode_cs08_response``."""
-    return der.sequence(
-        _encode_version(value.firmware_version), der.integer(value.response_code)
-    )
+    return der.sequence(_encode_version(value.firmware_version), der.integer(value.response_code))
 
 
 def decode_cs09_alert(payload: bytes) -> ActivationAlert:

@@ -259,7 +259,7 @@ class Keyring:
             self._certificates[name] = (
                 None
                 if data is None or b"BEGIN CERTIFICATE" not in data
-                else _describe(self._load_certificate(name, data))
+                else self._describe(name, data)
             )
         return self._certificates[name]
 
@@ -288,6 +288,13 @@ class Keyring:
     def names(self) -> tuple[str, ...]:
         """The names of all key files, sorted."""
         return tuple(sorted(self._files))
+
+    def _describe(self, name: str, data: bytes) -> CertificateInfo:
+        try:
+            # The library reads names and extensions lazily, so they fail only here.
+            return _describe(self._load_certificate(name, data))
+        except ValueError as error:
+            raise ConfigError(f"{name}: no readable certificate ({error})") from error
 
     def _load_certificate(self, name: str, data: bytes) -> x509.Certificate:
         try:

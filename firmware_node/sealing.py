@@ -101,6 +101,31 @@ def seal_maced(
 ) -> bytes:
     """A non-critical message: empty signature field, MAC between ``own`` and ``peer``."""
     inner = signed_message(encode_signed_octets(header, payload), b"")
+    return add_mac(inner, header, keyring, own, peer)
+
+
+def seal_critical(
+    header: GroupingHeader,
+    payload: bytes,
+    key: SigningKey,
+    keyring: Keyring,
+    own: EntityId,
+    peer: EntityId,
+) -> bytes:
+    """A critical command: the originator's signature, then the broker's MAC over it as well.
+
+    ``key`` signs for the originator; ``own`` and ``peer`` are the access control broker and the
+    recipient.
+    """
+    signed_octets = encode_signed_octets(header, payload)
+    inner = signed_message(signed_octets, key.sign(signed_octets))
+    return add_mac(inner, header, keyring, own, peer)
+
+
+def add_mac(
+    inner: bytes, header: GroupingHeader, keyring: Keyring, own: EntityId, peer: EntityId
+) -> bytes:
+    """Put the DD form with the MAC between ``own`` and ``peer`` around a DF form."""
     key = message_key(keyring.shared_secret(own, peer), header)
     return maced_message(inner, gmac(key, _iv(header), mac_covered(inner)))
 

@@ -41,9 +41,7 @@ class Trailer:
 
     def encode(self) -> bytes:
         """The record with its CRC32."""
-        body = _TRAILER.pack(
-            _MAGIC, _FORMAT, self.session, self.sequence, self.size, self.sha256
-        )
+        body = _TRAILER.pack(_MAGIC, _FORMAT, self.session, self.sequence, self.size, self.sha256)
         return body + zlib.crc32(body).to_bytes(4, "little")
 
     @classmethod
@@ -250,9 +248,7 @@ class Assembly:
     def _checkpoint(self) -> None:
         assert self._area is not None
         self._sequence += 1
-        trailer = Trailer(
-            self._session, self._sequence, self._written, self._hash.copy().digest()
-        )
+        trailer = Trailer(self._session, self._sequence, self._written, self._hash.copy().digest())
         self._area.write_trailer(self._sequence & 1, trailer.encode())
         self._area.sync()
         self._durable = self._written

@@ -274,9 +274,7 @@ class Banks:
             try:
                 verified = self._check(bank)
             except RefusedError as error:
-                notes.add(
-                    "bank_fault", bank=bank.value, cause=error.cause, reason=error.reason
-                )
+                notes.add("bank_fault", bank=bank.value, cause=error.cause, reason=error.reason)
                 continue
             if bank is not self.running:
                 self._boot = _Boot(bank)

@@ -84,13 +84,19 @@ class Device:
     """One emulated PPMID or HCALCS; a ``Machine``. The constructor touches nothing."""
 
     def __init__(
-        self, settings: DeviceSettings, storage: Storage, keyring: Keyring, entropy: Entropy
+        self,
+        settings: DeviceSettings,
+        storage: Storage,
+        keyring: Keyring,
+        entropy: Entropy,
+        *,
+        factory_image: bytes,
     ) -> None:
         self._settings = settings
         self._storage = storage
         self._records = storage.records
         self._keyring = keyring
-        self._banks = Banks(storage, settings, self._verify)
+        self._banks = Banks(storage, settings, self._verify, factory_image)
         self._assembly = Assembly(storage, settings, self._banks, entropy)
         self._ota = OtaClient(settings, self._assembly, entropy, storage.records)
         self._tunnel = TunnelServer(entropy)
@@ -162,26 +168,27 @@ class Device:
         if frame.cluster == ota.CLUSTER and not self._attributes.claims(frame):
             self._take(self._ota.step(item, now_ms), now_ms, effects)
         elif frame.cluster == tunneling.CLUSTER and not self._attributes.claims(frame):
-            self._take(self._tunnel.step(item, now_ms), now_ms, effects)
+            self._take(self._tunnel.step(item), now_ms, effects)
             effects.extend(self._outbox.pump(now_ms))
         elif self._time.claims(frame):
             self._take(self._time.step(item, now_ms), now_ms, effects)
         elif frame.profile == 0:
             self._take(self._ota.step(item, now_ms), now_ms, effects)  # answers to its discovery
         else:
-            effects.extend(
-                self._attributes.answer(frame, self._ota.attributes(), self._banks.manifest)
-            )
+            effects.extend(self._attributes.answer(frame, self._ota.attributes()))
 
     def _on_timer(self, now_ms: int, effects: list[Effect]) -> None:
-        for stage in (self._time, self._ota, self._trial):
-            if stage.wake_at is not None and stage.wake_at <= now_ms:
-                self._take(stage.step(None, now_ms), now_ms, effects)
-                if self._restarting:
-                    return
-        if self._assembly.wake_at is not None and self._assembly.wake_at <= now_ms:
-            self._assembly.checkpoint(now_ms)
-        if self._outbox.wake_at is not None and self._outbox.wake_at <= now_ms:
+        if _due(self._time.wake_at, now_ms):
+            self._take(self._time.step(None, now_ms), now_ms, effects)
+        if _due(self._ota.wake_at, now_ms):
+            self._take(self._ota.step(None, now_ms), now_ms, effects)
+        if _due(self._trial.wake_at, now_ms):
+            self._take(self._trial.step(now_ms), now_ms, effects)
+        if self._restarting:
+            return
+        if _due(self._assembly.wake_at, now_ms):
+            self._assembly.timer(now_ms)
+        if _due(self._outbox.wake_at, now_ms):
             effects.extend(self._outbox.timer(now_ms))
 
     def _take(self, outputs: Iterable[Output], now_ms: int, effects: list[Effect]) -> None:
@@ -214,23 +221,26 @@ class Device:
     def _verify_held(self, now_ms: int, effects: list[Effect]) -> None:
         """Read the whole bank back and verify it; the server hears of it after the commit (I13)."""
         try:
-            verified = self._banks.verify_held(self._assembly.finish(now_ms))
+            verified = self._banks.verify_held(*self._assembly.finish())
+            self._banks.check_policy(verified)
         except RefusedError as refused:
             self._assembly.abandon()
             self._failed("verification", refused.cause, now_ms, effects, refused.reason)
             self._take(self._ota.image_refused(refused.code, now_ms), now_ms, effects)
             return
         self._banks.mark_verified(verified)
+        self._assembly.close()
         effects.append(_image_notify("image_verified", verified))
         self._take(self._ota.image_verified(now_ms), now_ms, effects)
 
     def _load(self, item: LoadImage, now_ms: int, effects: list[Effect]) -> None:
         """Flash an image that the operator brings: the door is the same as over the air."""
         try:
-            self._banks.load(item.data, now_ms)
+            self._banks.load(item.data)
         except (RefusedError, StorageFullError) as refused:
             effects.append(Answer(done=False, text=str(refused)))
             return
+        self._assembly.close()
         self._ota.cancel(now_ms)
         effects.append(Answer(done=True, text=f"held in bank {self._banks.spare.value}"))
         effects.append(Notify("image_loaded", {"bank": self._banks.spare.value}))
@@ -241,7 +251,7 @@ class Device:
 
     def _activate(self, now_ms: int, effects: list[Effect]) -> None:
         try:
-            self._banks.activate(Outcome(kind="cs09"))
+            activated = self._banks.activate(Outcome(kind="cs09"))
         except (RefusedError, StorageFullError) as refused:
             cause = refused.cause if isinstance(refused, RefusedError) else "storage_full"
             self._failed("activation", cause, now_ms, effects, str(refused))
@@ -252,7 +262,7 @@ class Device:
         effects.append(
             Notify(
                 "image_activated",
-                {"bank": self._banks.running.value, "version": self._banks.running_version_hex},
+                {"bank": self._banks.running.value, "version": activated.image.version_hex},
             )
         )
         self._reboot("activation", effects)
@@ -266,7 +276,7 @@ class Device:
     # --- start ------------------------------------------------------------------------------------
 
     def _start(self, now_ms: int, effects: list[Effect]) -> None:
-        report = self._banks.start()
+        report = self._banks.start(Counters.first_rows())
         effects.extend(report.notes)
         try:
             self._counters.start()
@@ -274,14 +284,11 @@ class Device:
             self._counters_lost = True
             effects.append(Notify("counters_lost", {"reason": str(lost)}))
         self._announce(report, effects)
-        if report.reverted is not None:
-            self._reverted(report.reverted, report.cause, now_ms, effects)
+        if report.reverted:
+            self._reverted(report.outcome, report.cause, now_ms, effects)
         self._attributes.set_running(report.image, report.manifest)
         self._ota.set_running(report.image)
-        if report.trial:
-            self._take(self._trial.begin(report.manifest, now_ms), now_ms, effects)
-        else:
-            self._take(self._trial.run(report.manifest, now_ms), now_ms, effects)
+        self._trial.begin(report.manifest, report.trial, now_ms)
         self._take(self._ota.step(Started(), now_ms), now_ms, effects)
 
     def _announce(self, report: StartReport, effects: list[Effect]) -> None:
@@ -302,7 +309,9 @@ class Device:
     def _trial_passed(self, now_ms: int, effects: list[Effect]) -> None:
         outcome = self._banks.confirm()
         self._set_result(DeviceState.CONFIRMED)
-        effects.append(Notify("image_confirmed", {"version": self._banks.running_version_hex}))
+        effects.append(
+            Notify("image_confirmed", {"version": self._banks.running_image.version_hex})
+        )
         if outcome is not None:
             self._queue_activation_alert(0, now_ms, effects)
 
@@ -318,7 +327,7 @@ class Device:
         self._set_result(DeviceState.REVERTED)
         effects.append(
             Notify(
-                "image_reverted", {"cause": cause, "version": self._banks.running_version_hex}
+                "image_reverted", {"cause": cause, "version": self._banks.running_image.version_hex}
             )
         )
         if outcome is not None:
@@ -331,7 +340,7 @@ class Device:
             return
         try:
             alert = self._messages.activation_alert(
-                self._best_utc(now_ms), self._banks.running_version, result
+                self._best_utc(now_ms), self._banks.running_image.file_version, result
             )
         except KeyMissingError as missing:
             effects.append(Notify("alert_withheld", {"reason": str(missing)}))
@@ -345,7 +354,7 @@ class Device:
         try:
             if self._counters_lost:
                 raise RefusedError(0x8F60, "counters_lost", "the counters are not trustworthy")
-            reply = self._messages.reply_to(message, self._banks.running_version)
+            reply = self._messages.reply_to(message, self._banks.running_image.file_version)
             self._outbox.put(reply)
         except RefusedError as refused:
             effects.append(
@@ -360,7 +369,9 @@ class Device:
             )
         except (RecordLostError, StorageFullError) as error:
             effects.append(
-                Notify("command_refused", {"code": "8F60", "cause": "storage", "reason": str(error)})
+                Notify(
+                    "command_refused", {"code": "8F60", "cause": "storage", "reason": str(error)}
+                )
             )
         else:
             effects.append(Notify("command_answered", {}))
@@ -391,9 +402,7 @@ class Device:
         record = {"phase": phase, "cause": cause, "utc": at}
         self._records.put("device/last_failure", json.dumps(record, sort_keys=True).encode())
         self._set_result(DeviceState.FAILED)
-        effects.append(
-            Notify("upgrade_failed", {"phase": phase, "cause": cause, "reason": reason})
-        )
+        effects.append(Notify("upgrade_failed", {"phase": phase, "cause": cause, "reason": reason}))
 
     def _set_result(self, state: DeviceState) -> None:
         self._records.put("device/result", state.value.encode())
@@ -470,6 +479,10 @@ class Device:
 
     def _verify(self, data: bytes) -> VerifiedImage:
         return verify_image(data, self._settings, self._keyring)
+
+
+def _due(at: int | None, now_ms: int) -> bool:
+    return at is not None and at <= now_ms
 
 
 def _image_notify(name: str, image: VerifiedImage) -> Notify:

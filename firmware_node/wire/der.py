@@ -145,7 +145,9 @@ def time(utc: int | None) -> bytes:
     if utc is None:
         return value(GENERALIZED_TIME, NEVER_TEXT)
     moment = _EPOCH + datetime.timedelta(seconds=utc)
-    return value(GENERALIZED_TIME, moment.strftime("%Y%m%d%H%M%SZ").encode())
+    # strftime does not pad years before 1000.
+    text = f"{moment.year:04d}{moment:%m%d%H%M%S}Z"
+    return value(GENERALIZED_TIME, text.encode())
 
 
 def integer_octets(number: int) -> bytes:

@@ -283,9 +283,7 @@ def _decode_zigbee(data: bytes, header: OtaHeader) -> OtaFile:
     )
 
 
-def _integrity(
-    data: bytes, elements: Sequence[SubElement]
-) -> tuple[bytes | None, Span | None]:
+def _integrity(data: bytes, elements: Sequence[SubElement]) -> tuple[bytes | None, Span | None]:
     """The integrity code and what it covers: the file up to the code's own tag.
 
     It must be the last sub-element, or octets behind it would be covered by nothing.

@@ -106,9 +106,7 @@ def decode_match_request(payload: bytes) -> MatchRequest:
 
 def encode_match_response(value: MatchResponse) -> bytes:
     """Sequence u8, status u8, address u16, count u8, endpoints."""
-    start = struct.pack(
-        "<BBHB", value.sequence, value.status, value.address, len(value.endpoints)
-    )
+    start = struct.pack("<BBHB", value.sequence, value.status, value.address, len(value.endpoints))
     return start + bytes(value.endpoints)
 
 

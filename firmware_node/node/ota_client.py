@@ -708,10 +708,10 @@ class OtaClient:
         fields = decode(value)
         self._records.delete(_WAIT)
         if "left_ms" in fields:
-            return min(fields["left_ms"], self._ota.wait_max_s * 1000)
+            return min(int(fields["left_ms"]), self._ota.wait_max_s * 1000)
         if self._utc_base is None:
             return 0
-        left = (fields["until"] - self._utc_base) * 1000 - now_ms
+        left = (int(fields["until"]) - self._utc_base) * 1000 - now_ms
         return min(max(left, 0), self._ota.wait_max_s * 1000)
 
     def _command(self, command: int, body: bytes) -> SendFrame:

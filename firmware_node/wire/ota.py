@@ -257,17 +257,17 @@ def encode_image_block_request(value: ImageBlockRequest) -> bytes:
 
 
 def decode_image_page_request(body: bytes) -> ImagePageRequest:
-    """Field control u8, image key, offset u32, size u8, page size u16, spacing u16, node if flagged."""
+    """As a block request, then page size u16 and spacing u16 before the node."""
     what = "Image Page Request"
     if len(body) < 18:
         raise DecodeError(what, len(body), "expected at least 18 octets")
-    control, manufacturer, kind, version, *rest = _PAGE_REQUEST.unpack_from(body)
+    fields = _PAGE_REQUEST.unpack_from(body)
+    control, manufacturer, kind, version, offset, size_max, page_size, spacing = fields
+    present = bool(control & _NODE_PRESENT)
+    _exact(what, body, 26 if present else 18)
+    node = decode_eui64(body[18:]) if present else None
     image = ImageKey(manufacturer, kind, version)
-    if not control & _NODE_PRESENT:
-        _exact(what, body, 18)
-        return ImagePageRequest(image, *rest)
-    _exact(what, body, 26)
-    return ImagePageRequest(image, *rest, node=decode_eui64(body[18:]))
+    return ImagePageRequest(image, offset, size_max, page_size, spacing, node)
 
 
 def encode_image_page_request(value: ImagePageRequest) -> bytes:

@@ -93,7 +93,8 @@ class Reader:
         if octets == NEVER_TEXT:
             return None
         try:
-            if len(octets) != 15 or not octets[:14].isdigit():
+            # strptime would also take a small z.
+            if len(octets) != 15 or not octets[:14].isdigit() or octets[14:] != b"Z":
                 raise ValueError
             moment = datetime.datetime.strptime(octets.decode("ascii"), "%Y%m%d%H%M%SZ")
         except ValueError as error:

@@ -137,8 +137,9 @@ def test_time_that_is_no_calendar_second_is_refused(text: bytes) -> None:
 @given(st.binary(max_size=40))
 def test_any_octets_give_a_value_or_a_decode_error(data: bytes) -> None:
     for read in ("integer", "null", "time", "sequence"):
+        found: DecodeError | None = None
         try:
             getattr(der.Reader(data, "test"), read)()
         except DecodeError as error:
-            assert error.what == "test"
-            assert 0 <= error.offset <= len(data)
+            found = error
+        assert found is None or 0 <= found.offset <= len(data)

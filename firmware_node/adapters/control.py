@@ -1,0 +1,182 @@
+"""HTTP/1.1 over a Unix socket: how every command speaks with a daemon.
+
+The server parses with h11 and answers one request a connection. A handler gives one JSON document,
+or an asynchronous stream of them, which goes out as JSON Lines. The client is the standard
+library's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import h11
+
+from firmware_node.adapters.virtual_radio import listen
+from firmware_node.errors import EnvironmentFailure, FirmwareNodeError
+
+BODY_MAX = 20 * 1024 * 1024  # bytes; an image of the schema's limit in base64, with its XML
+REQUEST_TIMEOUT_S = 30
+_log = logging.getLogger(__name__)
+
+
+class Request:
+    """One request, read whole."""
+
+    def __init__(self, method: str, target: str, body: bytes) -> None:
+        parts = urlsplit(target)
+        self.method = method
+        self.path = parts.path
+        self.query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+        self.body = body
+
+
+class Refusal(Exception):  # noqa: N818 - an answer, not a fault
+    """The handler says no: an HTTP status and one line."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+
+
+Document = dict[str, Any]
+Handler = Callable[[Request], Awaitable["Document | AsyncIterator[Document]"]]
+
+
+class ControlServer:
+    """Listens on a socket of mode 0660."""
+
+    def __init__(self, path: Path, handler: Handler) -> None:
+        self._path = path
+        self._handler = handler
+        self._server: asyncio.Server | None = None
+
+    async def open(self) -> None:
+        """Listen. Raises EnvironmentFailure as ``virtual_radio.listen``."""
+        self._server = await asyncio.start_unix_server(self._serve, sock=listen(self._path))
+
+    def close(self) -> None:
+        """Stop listening and take the socket file away."""
+        if self._server is not None:
+            self._server.close()
+            self._path.unlink(missing_ok=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = h11.Connection(h11.SERVER)
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                request = await _read_request(connection, reader)
+            await self._answer(connection, request, writer)
+        except Refusal as refusal:
+            _write(writer, connection, refusal.status, {"error": refusal.text})
+        except (h11.ProtocolError, TimeoutError, OSError, EOFError) as error:
+            _log.debug("control: %s", error)
+        finally:
+            writer.close()
+
+    async def _answer(
+        self, connection: h11.Connection, request: Request, writer: asyncio.StreamWriter
+    ) -> None:
+        try:
+            result = await self._handler(request)
+        except FirmwareNodeError as error:
+            raise Refusal(400, str(error)) from error
+        if isinstance(result, dict):
+            _write(writer, connection, 200, result)
+            await writer.drain()
+            return
+        headers = [("content-type", "application/jsonl"), ("connection", "close")]
+        _send(writer, connection, h11.Response(status_code=200, headers=headers))
+        async for document in result:
+            _send(writer, connection, h11.Data(data=json.dumps(document).encode() + b"\n"))
+            await writer.drain()
+        _send(writer, connection, h11.EndOfMessage())
+        await writer.drain()
+
+
+async def _read_request(connection: h11.Connection, reader: asyncio.StreamReader) -> Request:
+    method = target = ""
+    body = bytearray()
+    while True:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            connection.receive_data(await reader.read(65536))
+        elif isinstance(event, h11.Request):
+            method, target = event.method.decode(), event.target.decode()
+        elif isinstance(event, h11.Data):
+            body += event.data
+            if len(body) > BODY_MAX:
+                raise Refusal(413, f"more than {BODY_MAX} bytes")
+        elif isinstance(event, h11.EndOfMessage):
+            return Request(method, target, bytes(body))
+        else:
+            raise EOFError("closed")
+
+
+def _write(
+    writer: asyncio.StreamWriter, connection: h11.Connection, status: int, document: Document
+) -> None:
+    body = json.dumps(document).encode() + b"\n"
+    headers = [
+        ("content-type", "application/json"),
+        ("content-length", str(len(body))),
+        ("connection", "close"),
+    ]
+    _send(writer, connection, h11.Response(status_code=status, headers=headers))
+    _send(writer, connection, h11.Data(data=body))
+    _send(writer, connection, h11.EndOfMessage())
+
+
+def _send(writer: asyncio.StreamWriter, connection: h11.Connection, event: Any) -> None:
+    data = connection.send(event)
+    if data:
+        writer.write(data)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout_s: float | None) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(os.fspath(self._path))
+
+
+def call(
+    path: Path, method: str, target: str, body: bytes | None = None, timeout_s: float | None = 30
+) -> Iterator[Document]:
+    """The documents a daemon answers; the iterator follows a stream.
+
+    Raises:
+        EnvironmentFailure: nobody answers at ``path``.
+        FirmwareNodeError: the daemon refuses; its one line.
+    """
+    connection = _UnixConnection(path, timeout_s)
+    try:
+        connection.request(method, target, body=body)
+        response = connection.getresponse()
+        if response.status != 200:
+            try:
+                text = str(json.loads(response.read())["error"])
+            except (ValueError, KeyError):
+                text = f"HTTP {response.status}"
+            raise FirmwareNodeError(text)
+        for line in response:
+            if line.strip():
+                yield json.loads(line)
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise EnvironmentFailure(f"{path}: no daemon answers ({reason})") from error
+    finally:
+        connection.close()

@@ -1,0 +1,227 @@
+"""The device daemon: state directory, radio, control socket around one ``Device``.
+
+The emulated device's restart re-executes the same command in place: same process id, the lock
+let go and taken again. A failing store ends the process with code 3; what a step did not commit
+never happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NoReturn
+
+from firmware_node.adapters.control import ControlServer, Document, Refusal, Request
+from firmware_node.adapters.driver import (
+    Driver,
+    Events,
+    SystemEntropy,
+    feed_watchdog,
+    notify_systemd,
+    now_ms,
+    on_signals,
+)
+from firmware_node.adapters.storage import FileStorage
+from firmware_node.adapters.virtual_radio import AirClient
+from firmware_node.boundary import (
+    Answer,
+    Effect,
+    EraseAndReboot,
+    FactoryResetRequested,
+    Input,
+    LoadImage,
+    Notify,
+    Reboot,
+    RebootRequested,
+    SendFrame,
+    Started,
+)
+from firmware_node.config import DeviceConfig, read_image, read_key_folder
+from firmware_node.crypto import Keyring
+from firmware_node.errors import ConfigError, KeyMissingError
+from firmware_node.node.device import Device
+
+CRASH_PAUSE_S = 0.2  # a crash loop of the emulated image must not eat the machine
+_log = logging.getLogger(__name__)
+
+
+def run_device(config: DeviceConfig, factory_image: bytes) -> int:
+    """Run until stopped; the exit code. Does not return when the device restarts."""
+    keyring = Keyring(read_key_folder(config.keys.directory))
+    _check_keys(config, keyring)
+    storage = FileStorage(Path(config.storage.directory), config.storage.bank_size)
+    daemon = DeviceDaemon(config, storage, keyring, factory_image)
+    try:
+        code = asyncio.run(daemon.main())
+    finally:
+        storage.close()
+    if daemon.restart is not None:
+        _re_execute(daemon.restart)
+    return code
+
+
+def _check_keys(config: DeviceConfig, keyring: Keyring) -> None:
+    """What the device cannot do without is missed at start, not at the first alert."""
+    entity_id = config.settings().entity_id
+    try:
+        keyring.signing_key(entity_id)
+    except KeyMissingError as error:
+        raise ConfigError(f"keys.directory {config.keys.directory}: {error}") from error
+
+
+def _re_execute(reason: str) -> NoReturn:
+    """The same command in place: same process id."""
+    if reason == "crash":
+        time.sleep(CRASH_PAUSE_S)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "firmware_node", *sys.argv[1:]])
+
+
+class DeviceDaemon:
+    """One life of the process."""
+
+    def __init__(
+        self,
+        config: DeviceConfig,
+        storage: FileStorage,
+        keyring: Keyring,
+        factory_image: bytes,
+    ) -> None:
+        self._config = config
+        self._storage = storage
+        self._settings = config.settings()
+        self._device = Device(
+            self._settings, storage, keyring, SystemEntropy(), factory_image=factory_image
+        )
+        self._events = Events()
+        self._driver = Driver(self._device, storage.commit, self._perform, self._fail)
+        assert config.radio.air is not None
+        self._radio = AirClient(
+            Path(config.radio.air), self._settings.entity_id, self._driver.deliver
+        )
+        self._control = ControlServer(Path(config.control.socket), self._handle)
+        self._answer: Answer | None = None
+        self._stopping: asyncio.Future[int] | None = None
+        self._error: BaseException | None = None
+        self._rate: tuple[float, int] | None = None
+        self.restart: str | None = None
+
+    async def main(self) -> int:
+        """Start, say that we are ready, run until something ends us."""
+        self._stopping = asyncio.get_running_loop().create_future()
+        on_signals(self._stop)
+        self._driver.deliver(Started())
+        if not self._stopping.done():
+            await self._control.open()
+            notify_systemd("READY=1\nSTATUS=running")
+            _log.warning("ready")
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._radio.run()), group.create_task(feed_watchdog())]
+            code = await self._stopping
+            notify_systemd("STOPPING=1")
+            for task in tasks:
+                task.cancel()
+        self._driver.stop()
+        self._control.close()
+        self._radio.close()
+        if self._error is not None:
+            raise self._error
+        return code
+
+    def _stop(self, code: int) -> None:
+        if self._stopping is not None and not self._stopping.done():
+            self._stopping.set_result(code)
+
+    def _fail(self, error: BaseException) -> None:
+        self._error = error
+        self._stop(3)
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case SendFrame():
+                self._radio.send(effect)
+            case Notify():
+                self._events.add(effect)
+                if effect.name == "download_started":
+                    self._rate = (time.monotonic(), int(effect.fields["file_offset"] or 0))
+            case Answer():
+                self._answer = effect
+            case Reboot(reason=reason):
+                self._restart(reason)
+            case EraseAndReboot():
+                self._storage.erase()
+                self._restart("factory_reset")
+            case _:
+                raise TypeError(f"a device daemon cannot perform {type(effect).__name__}")
+
+    def _restart(self, reason: str) -> None:
+        """Effects of the same step that were performed before have left; now the process begins again."""
+        self.restart = reason
+        self._driver.stop()
+        # One turn of the loop lets written frames and the control answer reach their sockets.
+        asyncio.get_running_loop().call_later(0.05, self._stop, 0)
+
+    # --- control ----------------------------------------------------------------------------------
+
+    async def _handle(self, request: Request) -> Document | AsyncIterator[Document]:
+        match request.method, request.path:
+            case "GET", "/v1/status":
+                return self._status()
+            case "GET", "/v1/banks":
+                return {"running_bank": self._status()["running_bank"], **self._banks()}
+            case "GET", "/v1/events":
+                if request.query.get("follow"):
+                    return self._events.follow()
+                return _stream(self._events.all())
+            case "POST", "/v1/image":
+                activate = bool(request.query.get("activate"))
+                return self._ask(LoadImage(request.body, activate))
+            case "POST", "/v1/reboot":
+                return self._ask(RebootRequested())
+            case "POST", "/v1/factory-reset":
+                return self._ask(FactoryResetRequested())
+        raise Refusal(404, f"{request.method} {request.path} is not known")
+
+    def _ask(self, item: Input) -> Document:
+        if self.restart is not None:
+            raise Refusal(503, "the device is restarting")
+        self._answer = None
+        self._driver.deliver(item)
+        if self._answer is None:
+            raise Refusal(503, "the device is stopping")
+        return {"done": self._answer.done, "text": self._answer.text}
+
+    def _status(self) -> Document:
+        status = self._device.status(now_ms())
+        upgrade = status["upgrade"]
+        assert isinstance(upgrade, dict)
+        if self._rate is not None and upgrade["status"] == "download_in_progress":
+            seconds = time.monotonic() - self._rate[0]
+            done = upgrade["file_offset"] - self._rate[1]
+            if done > 0 and seconds > 0:
+                left = upgrade["total_size"] - upgrade["file_offset"]
+                upgrade["eta_seconds"] = round(left * seconds / done, 1)
+        status["pid"] = os.getpid()
+        return status
+
+    def _banks(self) -> Document:
+        return dict(self._device.banks_report())
+
+
+async def _stream(documents: object) -> AsyncIterator[Document]:
+    assert isinstance(documents, list)
+    for document in documents:
+        yield document
+
+
+def load_factory_image(config: DeviceConfig, built_in: bytes) -> bytes:
+    """The configured factory image, or the built-in one."""
+    if config.device.factory_image is None:
+        return built_in
+    return read_image(config.device.factory_image)

@@ -1,0 +1,186 @@
+"""What both daemons share: the driver of a machine, system notification, the ring of events."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+from firmware_node.boundary import Effect, Input, Machine, Notify
+
+EVENTS_KEPT = 1000  # in memory, for ``events``
+_log = logging.getLogger(__name__)
+
+
+class SystemEntropy:
+    """``boundary.Entropy`` of the operating system."""
+
+    def below(self, bound: int) -> int:
+        """See ``boundary.Entropy``."""
+        return secrets.randbelow(bound)
+
+    def octets(self, size: int) -> bytes:
+        """See ``boundary.Entropy``."""
+        return secrets.token_bytes(size)
+
+
+class Driver:
+    """Steps a machine on the loop: input, commit, effects; one timer on ``wake_at``.
+
+    Inputs that arrive during a step (a confirm of a frame that could not leave) wait for their
+    turn. An exception of a step, or of the commit behind it, ends the process.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        commit: Callable[[], None],
+        perform: Callable[[Effect], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._machine = machine
+        self._commit = commit
+        self._perform = perform
+        self._failed = failed
+        self._waiting: deque[Input | None] = deque()
+        self._stepping = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at: int | None = None
+        self._stopped = False
+
+    def deliver(self, item: Input | None) -> None:
+        """Give the machine an input, in order of arrival."""
+        if self._stopped:
+            return
+        self._waiting.append(item)
+        if self._stepping:
+            return
+        self._stepping = True
+        try:
+            while self._waiting and not self._stopped:
+                effects = self._machine.step(self._waiting.popleft(), now_ms())
+                self._commit()
+                for effect in effects:
+                    self._perform(effect)
+        except BaseException as error:
+            self._stopped = True
+            self._failed(error)
+            return
+        finally:
+            self._stepping = False
+        self._arm()
+
+    def stop(self) -> None:
+        """No further step."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _arm(self) -> None:
+        wake_at = self._machine.wake_at
+        if wake_at == self._timer_at and self._timer is not None:
+            return
+        # A download moves its reply time-out with every block; a timer that fires early only
+        # looks again, so it is moved forward and never back.
+        if (
+            self._timer is not None
+            and wake_at is not None
+            and self._timer_at is not None
+            and self._timer_at <= wake_at
+        ):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._timer_at = wake_at
+        if wake_at is not None:
+            delay_s = max(wake_at - now_ms(), 0) / 1000
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = self._timer_at = None
+        wake_at = self._machine.wake_at
+        if wake_at is not None and wake_at <= now_ms():
+            self.deliver(None)
+        else:
+            self._arm()
+
+
+def now_ms() -> int:
+    """Monotonic milliseconds."""
+    return time.monotonic_ns() // 1_000_000
+
+
+class Events:
+    """The last notifications, numbered, and whoever follows them."""
+
+    def __init__(self) -> None:
+        self._kept: deque[dict[str, Any]] = deque(maxlen=EVENTS_KEPT)
+        self._number = 0
+        self._changed = asyncio.Event()
+
+    def add(self, note: Notify) -> None:
+        """Log it and keep it."""
+        self._number += 1
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self._kept.append({"n": self._number, "at": at, "name": note.name, **note.fields})
+        level = logging.WARNING if note.name.endswith(_DEGRADED) else logging.INFO
+        _log.log(level, "%s %s", note.name, " ".join(f"{k}={v}" for k, v in note.fields.items()))
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def all(self) -> Sequence[dict[str, Any]]:
+        """What is kept, oldest first."""
+        return list(self._kept)
+
+    async def follow(self) -> AsyncIterator[dict[str, Any]]:
+        """What is kept and then everything new, for ever."""
+        seen = 0
+        while True:
+            changed = self._changed
+            for event in list(self._kept):
+                if event["n"] > seen:
+                    seen = event["n"]
+                    yield event
+            await changed.wait()
+
+
+_DEGRADED = ("_failed", "_lost", "_refused", "_fault", "_withheld", "_reverted", "_undelivered")
+
+
+def notify_systemd(text: str) -> None:
+    """One datagram to NOTIFY_SOCKET; without one, nothing (systemd's sd_notify protocol)."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address[0] == "@":
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            sender.sendto(text.encode(), address)
+    except OSError as error:
+        _log.warning("NOTIFY_SOCKET: %s", error)
+
+
+async def feed_watchdog() -> None:
+    """WATCHDOG=1 from the event loop at half of WATCHDOG_USEC."""
+    interval_us = int(os.environ.get("WATCHDOG_USEC", "0"))
+    if not interval_us:
+        return
+    while True:
+        notify_systemd("WATCHDOG=1")
+        await asyncio.sleep(interval_us / 2_000_000)
+
+
+def on_signals(stop: Callable[[int], None]) -> None:
+    """Call ``stop`` with the exit code on SIGTERM (0) and SIGINT (130)."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop, 0)
+    loop.add_signal_handler(signal.SIGINT, stop, 130)

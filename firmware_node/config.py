@@ -153,7 +153,10 @@ def read_device_config(path: Path) -> DeviceConfig:
     device = config.device
     _one_of(path, "device.type", device.type, [kind.value for kind in DeviceType])
     _one_of(
-        path, "device.manufacturer_signature", device.manufacturer_signature, ["optional", "require"]
+        path,
+        "device.manufacturer_signature",
+        device.manufacturer_signature,
+        ["optional", "require"],
     )
     if device.image_format is not None:
         _one_of(path, "device.image_format", device.image_format, [f.value for f in ImageFormat])
@@ -195,7 +198,9 @@ def read_key_folder(directory: str) -> dict[str, bytes]:
     if directory.startswith("credential:"):
         root = os.environ.get("CREDENTIALS_DIRECTORY")
         if root is None:
-            raise ConfigError(f"keys.directory is {directory!r} and CREDENTIALS_DIRECTORY is not set")
+            raise ConfigError(
+                f"keys.directory is {directory!r} and CREDENTIALS_DIRECTORY is not set"
+            )
         prefix, directory = directory.removeprefix("credential:") + "_", root
     found: dict[str, bytes] = {}
     try:
@@ -253,10 +258,7 @@ def _build(path: Path, text: str, prefix: str, tree: Mapping[str, Any], kind: ty
     values: dict[str, Any] = {}
     for name, item in known.items():
         if name not in tree:
-            if (
-                item.default is dataclasses.MISSING
-                and item.default_factory is dataclasses.MISSING
-            ):
+            if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
                 raise ConfigError(f"{path}: missing key {prefix}{name}")
             continue
         where = f"{path}:{_line(text, name)}: {prefix}{name}"

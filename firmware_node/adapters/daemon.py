@@ -193,6 +193,9 @@ class DeviceDaemon:
             raise Refusal(503, "the device is restarting")
         self._answer = None
         self._driver.deliver(item)
+        return self._answered()
+
+    def _answered(self) -> Document:
         if self._answer is None:
             raise Refusal(503, "the device is stopping")
         return {"done": self._answer.done, "text": self._answer.text}

@@ -35,7 +35,9 @@ RETRY_FIRST_S = 0.1
 RETRY_LAST_S = 5.0
 PAYLOAD_MAX = 4096  # bytes; a fragmented TransferData has 1,500
 _HEAD = struct.Struct("<HB")  # length of what follows the length, kind
-_FRAME = struct.Struct("<HBBHHBI")  # peer, its endpoint, our endpoint, profile, cluster, broadcast, tag
+_FRAME = struct.Struct(
+    "<HBBHHBI"
+)  # peer, its endpoint, our endpoint, profile, cluster, broadcast, tag
 _JOIN, _WELCOME, _SEND, _CONFIRM = 1, 2, 3, 4
 _log = logging.getLogger(__name__)
 
@@ -180,9 +182,7 @@ class AirServer:
             self._on_join(link, EntityId(bytes(body)))
 
     def _on_join(self, link: _Link, entity_id: EntityId) -> None:
-        address = self._addresses.setdefault(
-            entity_id, ShortAddress(0x0001 + len(self._addresses))
-        )
+        address = self._addresses.setdefault(entity_id, ShortAddress(0x0001 + len(self._addresses)))
         old = self._links.get(address)
         if old is not None and old.transport is not None:
             old.address = None

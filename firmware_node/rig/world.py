@@ -103,9 +103,7 @@ class World:
         self._hub, self._hub_id, self._head_end = hub, entity_id, head_end
         self._run_hub(Started())
 
-    def add(
-        self, entity_id: EntityId, make: Callable[[], tuple[Machine, Storage]]
-    ) -> Home:
+    def add(self, entity_id: EntityId, make: Callable[[], tuple[Machine, Storage]]) -> Home:
         """A device joins."""
         address = ShortAddress(0x1000 + len(self.homes))
         machine, storage = make()

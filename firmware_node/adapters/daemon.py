@@ -41,18 +41,22 @@ from firmware_node.boundary import (
     SendFrame,
     Started,
 )
-from firmware_node.config import DeviceConfig, read_image, read_key_folder
+from firmware_node.config import DeviceConfig, read_image
 from firmware_node.crypto import Keyring
 from firmware_node.errors import ConfigError, KeyMissingError
 from firmware_node.node.device import Device
+from firmware_node.terms import ImageKey
+from firmware_node.wire.manufacturer_image import Manifest, build
+from firmware_node.wire.ota_file import OtaHeader, build_gb_plain
 
 CRASH_PAUSE_S = 0.2  # a crash loop of the emulated image must not eat the machine
+FACTORY_VERSION = 0x00000001
+FACTORY_BODY_SIZE = 1024  # bytes; it only has to be there
 _log = logging.getLogger(__name__)
 
 
-def run_device(config: DeviceConfig, factory_image: bytes) -> int:
+def run_device(config: DeviceConfig, factory_image: bytes, keyring: Keyring) -> int:
     """Run until stopped; the exit code. Does not return when the device restarts."""
-    keyring = Keyring(read_key_folder(config.keys.directory))
     _check_keys(config, keyring)
     storage = FileStorage(Path(config.storage.directory), config.storage.bank_size)
     daemon = DeviceDaemon(config, storage, keyring, factory_image)
@@ -223,8 +227,18 @@ async def _stream(documents: object) -> AsyncIterator[Document]:
         yield document
 
 
-def load_factory_image(config: DeviceConfig, built_in: bytes) -> bytes:
-    """The configured factory image, or the built-in one."""
-    if config.device.factory_image is None:
-        return built_in
-    return read_image(config.device.factory_image)
+def load_factory_image(config: DeviceConfig, keyring: Keyring) -> bytes:
+    """The configured factory image, or a built-in one, version 00000001, signed if the key is here."""
+    if config.device.factory_image is not None:
+        return read_image(config.device.factory_image)
+    device = config.device
+    image = ImageKey(device.manufacturer_code, device.image_type, FACTORY_VERSION)
+    manifest = Manifest(image, 0x0000, 0xFFFF, version_string="factory")
+    try:
+        sign = keyring.manufacturer_signing_key(device.manufacturer_code).sign
+    except KeyMissingError:
+        sign = None
+    header = OtaHeader(
+        image, header_string="factory", hardware_version_min=0, hardware_version_max=0xFFFF
+    )
+    return build_gb_plain(header, build(manifest, bytes(FACTORY_BODY_SIZE), sign))

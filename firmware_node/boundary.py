@@ -1,4 +1,4 @@
-"""The line between the deterministic core and the world: one contract, its inputs, effects and ports.
+"""The line between the deterministic core and the world: one contract, inputs, effects, ports.
 
 A machine is driven by ``step``; what it wants done it returns as effects; what it needs at once
 (storage, entropy) it calls through a port. The driver commits the records of one or many steps
@@ -61,7 +61,7 @@ class FrameReceived(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SendConfirmed:
-    """The fate of a ``SendFrame`` that carried a ``tag``: every fragment was APS-acknowledged, or not."""
+    """The fate of a tagged ``SendFrame``: every fragment was APS-acknowledged, or not."""
 
     tag: int
     delivered: bool
@@ -155,7 +155,7 @@ Input = (
 
 
 class SendFrame(NamedTuple):
-    """Send a frame; a ``tag`` other than 0 asks for APS acknowledgement and one ``SendConfirmed``."""
+    """Send a frame; a ``tag`` not 0 asks for APS acknowledgement and one ``SendConfirmed``."""
 
     frame: Frame
     tag: int = 0
@@ -284,7 +284,7 @@ class Records(Protocol):
 
 
 class BankArea(Protocol):
-    """One bank: an image area and two trailer areas. ``write`` promises order, ``sync`` durability."""
+    """One bank: an image area, two trailers. ``write`` promises order, ``sync`` durability."""
 
     @property
     def size(self) -> int:
@@ -351,12 +351,18 @@ class Storage(Protocol):
     """Everything the device keeps. ``commit`` belongs to the driver."""
 
     @property
-    def records(self) -> Records: ...
+    def records(self) -> Records:
+        """The small values."""
+        ...
 
     @property
-    def ratchet(self) -> Ratchet: ...
+    def ratchet(self) -> Ratchet:
+        """The one-way values' second home."""
+        ...
 
-    def bank(self, bank: BankId) -> BankArea: ...
+    def bank(self, bank: BankId) -> BankArea:
+        """The area of one bank."""
+        ...
 
     def free_bytes(self) -> int:
         """What the disk has left for us."""

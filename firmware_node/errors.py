@@ -40,7 +40,7 @@ class RefusedError(FirmwareNodeError):
 
 
 class StorageError(FirmwareNodeError):
-    """Our storage failed: the process stops acknowledging and exits (dual-bank rules, section 9)."""
+    """Our storage failed: the process stops acknowledging and exits (dual-bank.md 9)."""
 
 
 class StorageFullError(StorageError):
@@ -48,7 +48,7 @@ class StorageFullError(StorageError):
 
 
 class RecordLostError(StorageError):
-    """A record's checksum is wrong, or a record that must exist does not: never data, never empty."""
+    """A record's checksum is wrong, or one that must exist does not: never data, never empty."""
 
 
 class KeyMissingError(FirmwareNodeError):

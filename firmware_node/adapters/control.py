@@ -39,7 +39,7 @@ class Request:
         self.body = body
 
 
-class Refusal(Exception):  # noqa: N818 - an answer, not a fault
+class Refusal(Exception):
     """The handler says no: an HTTP status and one line."""
 
     def __init__(self, status: int, text: str) -> None:

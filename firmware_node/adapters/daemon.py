@@ -165,7 +165,7 @@ class DeviceDaemon:
                 raise TypeError(f"a device daemon cannot perform {type(effect).__name__}")
 
     def _restart(self, reason: str) -> None:
-        """Effects of the same step that were performed before have left; now the process begins again."""
+        """What this step sent before has left; now the process begins again."""
         self.restart = reason
         self._driver.stop()
         # One turn of the loop lets written frames and the control answer reach their sockets.
@@ -228,7 +228,7 @@ async def _stream(documents: object) -> AsyncIterator[Document]:
 
 
 def load_factory_image(config: DeviceConfig, keyring: Keyring) -> bytes:
-    """The configured factory image, or a built-in one, version 00000001, signed if the key is here."""
+    """The configured factory image, or a built-in one, version 00000001, signed if we can."""
     if config.device.factory_image is not None:
         return read_image(config.device.factory_image)
     device = config.device

@@ -186,7 +186,7 @@ class HubDaemon:
         return {"utc": self._hub.status(now_ms())["utc"]}
 
     def _take_request(self, body: bytes, wait: bool) -> AsyncIterator[Document]:
-        """The first document tells what was understood; then deliveries and messages as they come."""
+        """First what was understood, then deliveries and messages as they come."""
         if duis.is_request(body):
             return self._service_request(body, wait)
         return self._gbcs_message(body, wait)

@@ -42,7 +42,10 @@ LOST_KEY = "lost"  # rows are missing after a salvage; Banks rebuilds them and r
 _DATABASE = "node.db"
 _RATCHET = struct.Struct("<4sQQQI")  # magic, sequence, counter ceiling, rollback floor, CRC32
 _RATCHET_MAGIC = b"RTC1"
-_SCHEMA = "CREATE TABLE IF NOT EXISTS record (key TEXT PRIMARY KEY, value BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID"
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS record "
+    "(key TEXT PRIMARY KEY, value BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID"
+)
 _SETTINGS = (  # name, value to set, value read back
     ("locking_mode", "EXCLUSIVE", "exclusive"),
     ("journal_mode", "WAL", "wal"),
@@ -412,7 +415,7 @@ class FileStorage:
             os.umask(old_mask)
 
     def _rebuild(self, database: Path) -> list[tuple[str, bytes, int]]:
-        """Salvage what can be read into a new database; ``LOST_KEY`` says that rows may be missing."""
+        """Salvage what can be read into a new database, marked with ``LOST_KEY``."""
         salvaged: dict[str, tuple[str, bytes, int]] = {}
         if self._connection is not None:
             with contextlib.suppress(sqlite3.Error):

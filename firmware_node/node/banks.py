@@ -44,7 +44,7 @@ _REJECTS = "rejects"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Which message will tell of an activation: ``cs09``, or a CS06 form with its command's header."""
+    """Which message will tell of an activation: ``cs09``, or a form of CS06."""
 
     kind: str
     counter: int = 0
@@ -197,7 +197,7 @@ class Banks:
             return False
 
     def _provision(self, first_rows: dict[str, bytes]) -> None:
-        """The factory image into bank A, everything else blank; the marker comes with the commit."""
+        """The factory image into bank A, all else blank; the marker comes with the commit."""
         try:
             verified = self._verify(self._factory_image)
         except RefusedError as error:
@@ -379,7 +379,7 @@ class Banks:
                 f"cannot be reached from version {self._image.version_hex}",
             )
 
-    # --- activation, confirmation, revert -----------------------------------------------------------
+    # --- activation, confirmation, revert ---------------------------------------------------------
 
     def activate(self, outcome: Outcome) -> VerifiedImage:
         """Transaction *activate*: the spare bank becomes the active one, on trial.
@@ -437,7 +437,7 @@ class Banks:
         self._image, self.manifest = verified.image, verified.manifest
         return outcome
 
-    # --- helpers ------------------------------------------------------------------------------------
+    # --- helpers ----------------------------------------------------------------------------------
 
     def _check(self, bank: BankId) -> VerifiedImage:
         """Read a bank, verify it, and hold it against its record."""

@@ -44,7 +44,6 @@ from firmware_node.boundary import (
 )
 from firmware_node.crypto import Keyring
 from firmware_node.errors import (
-    DecodeError,
     KeyMissingError,
     RecordLostError,
     RefusedError,
@@ -212,7 +211,7 @@ class Device:
                 case MessageReceived(message=message):
                     self._on_message(message, effects)
                 case UtcLearned():
-                    self._on_utc(now_ms, effects)
+                    self._on_utc(now_ms)
                 case _:
                     raise TypeError(f"no stage hands over a {type(output).__name__}")
 
@@ -378,7 +377,7 @@ class Device:
 
     # --- time and results -------------------------------------------------------------------------
 
-    def _on_utc(self, now_ms: int, effects: list[Effect]) -> None:
+    def _on_utc(self, now_ms: int) -> None:
         utc = self._time.utc(now_ms)
         assert utc is not None
         self._ota.set_utc(utc, now_ms)
@@ -410,7 +409,7 @@ class Device:
     # --- what the operator sees -------------------------------------------------------------------
 
     def status(self, now_ms: int) -> dict[str, object]:
-        """``status --json`` of the contract; the daemon adds ``eta_seconds`` from the rate it sees."""
+        """``status --json`` of the contract; the daemon adds ``eta_seconds``."""
         network = self._network
         return {
             "type": self._settings.type.value,

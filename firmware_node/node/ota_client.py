@@ -574,7 +574,7 @@ class OtaClient:
         return (Notify("download_waiting", {"seconds": wait_ms // 1000}),)
 
     def _block_failed(self, cause: str, now_ms: int) -> Outputs:
-        """No usable answer: back off and ask again at the same offset, a bounded number of times."""
+        """No usable answer: back off, ask again at the same offset, a bounded number of times."""
         self._errors += 1
         if self._errors >= self._ota.errors_max:
             # What is in the bank stays: the next offer of the same file goes on from there.

@@ -34,8 +34,8 @@ from firmware_node.crypto import Keyring
 from firmware_node.errors import DecodeError
 from firmware_node.sealing import seal_signed
 from firmware_node.terms import EntityId, ImageKey, ShortAddress
-from firmware_node.wire import ota, tunneling, zcl
 from firmware_node.wire import firmware_messages as fm
+from firmware_node.wire import ota, tunneling, zcl
 from firmware_node.wire.gbcs import Cra, GroupingHeader
 from firmware_node.wire.ota_file import OtaHeader, decode_ota_file
 from firmware_node.wire.zcl import AttributeValue, Status
@@ -479,7 +479,7 @@ class CommsHub:
         key = self._keyring.signing_key(self._settings.entity_id)
         return (MessageUp(seal_signed(header, payload, key)),)
 
-    # --- tunnel client ------------------------------------------------------------------------------
+    # --- tunnel client ----------------------------------------------------------------------------
 
     def _on_announce(self, item: PeerAnnounced, now_ms: int) -> Sequence[Effect]:
         """A device (re)joined: its tunnel is gone; open one, and mention what is on offer."""
@@ -581,7 +581,7 @@ class CommsHub:
                 )
         return ()
 
-    # --- time, timers, frames out -------------------------------------------------------------------
+    # --- time, timers, frames out -----------------------------------------------------------------
 
     def _on_time(
         self, frame: Frame, header: zcl.ZclHeader, body: bytes, now_ms: int

@@ -104,7 +104,9 @@ class DeviceDaemon:
             self._settings, storage, keyring, SystemEntropy(), factory_image=factory_image
         )
         self._events = Events()
-        self._driver = Driver(self._device, storage.commit, self._perform, self._fail)
+        self._driver = Driver(
+            self._device, storage.commit, self._perform, lambda: self._radio.flush(), self._fail
+        )
         assert config.radio.air is not None
         self._radio = AirClient(
             Path(config.radio.air), self._settings.entity_id, self._driver.deliver

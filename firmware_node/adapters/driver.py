@@ -32,7 +32,7 @@ class SystemEntropy:
 
 
 class Driver:
-    """Steps a machine on the loop: input, commit, effects; one timer on ``wake_at``.
+    """Steps a machine on the loop: input, commit, effects, ``flush``; one timer on ``wake_at``.
 
     Inputs that arrive during a step (a confirm of a frame that could not leave) wait for their
     turn. An exception of a step, or of the commit behind it, ends the process.
@@ -43,11 +43,13 @@ class Driver:
         machine: Machine,
         commit: Callable[[], None],
         perform: Callable[[Effect], None],
+        flush: Callable[[], None],
         failed: Callable[[BaseException], None],
     ) -> None:
         self._machine = machine
         self._commit = commit
         self._perform = perform
+        self._flush = flush
         self._failed = failed
         self._waiting: deque[Input | None] = deque()
         self._stepping = False
@@ -69,6 +71,7 @@ class Driver:
                 self._commit()
                 for effect in effects:
                     self._perform(effect)
+                self._flush()
         except BaseException as error:
             self._stopped = True
             self._failed(error)

@@ -80,7 +80,9 @@ class HubDaemon:
         self._hub = CommsHub(_hub_settings(config, hub_id, self._acb, counter), keyring)
         self._head_end = HeadEnd(self._acb, keyring, first_counter=counter)
         self._events = Events()
-        self._driver = Driver(self._hub, lambda: None, self._perform, self._fail)
+        self._driver = Driver(
+            self._hub, lambda: None, self._perform, lambda: self._radio.flush(), self._fail
+        )
         assert config.radio.air is not None
         self._radio = AirServer(Path(config.radio.air), hub_id, self._driver.deliver)
         self._control = ControlServer(Path(config.dcc.socket), self._handle)

@@ -1,8 +1,13 @@
 """The virtual radio: an air on a Unix socket, the hub's end of it and the devices' ends.
 
 The hub listens and gives each entity id its short address; a device that finds no hub is not
-joined and tries again. Both ends answer ZDO themselves, as radios do. A message is a u16 length, a
-kind, and a body; frames are written together when several leave at once.
+joined and tries again. Both ends answer ZDO themselves, as radios do. Device to device the hub's
+end passes frames on, broadcasts to everybody.
+
+A message is a u16 length of what follows it, a kind u8 and a body. A frame names the other party
+by its short address (to the hub: where it goes; from the hub: where it came from), then the
+endpoint it goes to and the one it came from. What one step or one reading of the socket gives is
+written together, when ``flush`` is called.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ import contextlib
 import logging
 import os
 import socket
+import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -34,10 +40,9 @@ CHANNEL = 15
 RETRY_FIRST_S = 0.1
 RETRY_LAST_S = 5.0
 PAYLOAD_MAX = 4096  # bytes; a fragmented TransferData has 1,500
-_HEAD = struct.Struct("<HB")  # length of what follows the length, kind
-_FRAME = struct.Struct(
-    "<HBBHHBI"
-)  # peer, its endpoint, our endpoint, profile, cluster, broadcast, tag
+_HEAD = struct.Struct("<HB")  # length, kind
+# length, kind, short address, endpoint it goes to and came from, profile, cluster, broadcast, tag
+_FRAME = struct.Struct("<HBHBBHHBI")
 _JOIN, _WELCOME, _SEND, _CONFIRM = 1, 2, 3, 4
 _log = logging.getLogger(__name__)
 
@@ -58,18 +63,20 @@ DEVICE_ENDPOINT = zdo.Endpoint(
 
 
 class _Link(asyncio.Protocol):
-    """One connection: cuts the stream into messages."""
+    """One connection: cuts the stream into messages, gathers what leaves."""
 
     def __init__(
         self,
-        on_message: Callable[[_Link, int, memoryview], None],
+        on_message: Callable[[_Link, int, bytes], None],
         on_lost: Callable[[_Link], None],
     ) -> None:
         self._on_message = on_message
         self._on_lost = on_lost
         self._rest = b""
+        self._out: list[bytes] = []
         self.transport: asyncio.Transport | None = None
         self.address: ShortAddress | None = None
+        self.unconfirmed: dict[int, None] = {}  # tags under way, in order
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -77,43 +84,78 @@ class _Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._rest:
-            data = self._rest + data
-        at, end, view = 0, len(data), memoryview(data)
-        while end - at >= 3:
-            size = data[at] | data[at + 1] << 8
-            if size < 1 or size > PAYLOAD_MAX + _FRAME.size + 1:
-                _log.warning("virtual radio: a message of %d octets, connection closed", size)
-                assert self.transport is not None
-                self.transport.abort()
-                return
-            if end - at < 2 + size:
-                break
-            self._on_message(self, data[at + 2], view[at + 3 : at + 2 + size])
-            at += 2 + size
-        self._rest = data[at:]
+            data, self._rest = self._rest + data, b""
+        at, end = 0, len(data)
+        try:
+            while end - at >= 3:
+                behind = at + 2 + (data[at] | data[at + 1] << 8)
+                if not at + 2 < behind <= at + _FRAME.size + PAYLOAD_MAX:
+                    raise DecodeError("virtual radio message", at, f"{behind - at - 2} octets")
+                if behind > end:
+                    break
+                self._on_message(self, data[at + 2], data[at:behind])
+                at = behind
+        except DecodeError as error:
+            _log.warning("%s, connection closed", error)
+            self.close(abort=True)
+            return
+        if at < end:
+            self._rest = data[at:]
+        self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._on_lost(self)
 
     def send(self, kind: int, body: bytes) -> None:
-        assert self.transport is not None
-        self.transport.write(_HEAD.pack(len(body) + 1, kind) + body)
+        self._out.append(_HEAD.pack(len(body) + 1, kind) + body)
 
     def send_frame(self, frame: Frame, tag: int) -> None:
         peer, peer_endpoint, endpoint, profile, cluster, payload, broadcast = frame
-        self.send(
-            _SEND,
-            _FRAME.pack(peer, peer_endpoint, endpoint, profile, cluster, broadcast, tag) + payload,
+        size = _FRAME.size - 2 + len(payload)
+        self._out.append(
+            _FRAME.pack(
+                size, _SEND, peer, peer_endpoint, endpoint, profile, cluster, broadcast, tag
+            )
+            + payload
         )
 
+    def flush(self) -> None:
+        """Write what was gathered."""
+        if self._out:
+            out = self._out
+            assert self.transport is not None
+            if not self.transport.is_closing():
+                self.transport.write(out[0] if len(out) == 1 else b"".join(out))
+            out.clear()
 
-def _read_frame(body: memoryview) -> tuple[Frame, int]:
-    if len(body) < _FRAME.size:
-        raise DecodeError("virtual radio frame", len(body), "truncated")
-    peer, peer_endpoint, endpoint, profile, cluster, broadcast, tag = _FRAME.unpack_from(body)
-    payload = bytes(body[_FRAME.size :])
-    frame = Frame(peer, peer_endpoint, endpoint, profile, cluster, payload, bool(broadcast))
-    return frame, tag
+    def close(self, *, abort: bool = False) -> None:
+        if self.transport is not None:
+            self.flush()
+            if abort:
+                self.transport.abort()
+            else:
+                self.transport.close()
+
+
+def _read_frame(message: bytes) -> tuple[Frame, int]:
+    """The frame as its receiver sees it, and its tag."""
+    if len(message) < _FRAME.size:
+        raise DecodeError("virtual radio frame", len(message), f"expected {_FRAME.size} octets")
+    (_, _, peer, endpoint, peer_endpoint, profile, cluster, broadcast, tag) = _FRAME.unpack_from(
+        message
+    )
+    payload = message[_FRAME.size :]
+    return Frame(peer, peer_endpoint, endpoint, profile, cluster, payload, bool(broadcast)), tag
+
+
+def _read_confirm(message: bytes) -> SendConfirmed:
+    if len(message) != _HEAD.size + 5:
+        raise DecodeError("virtual radio confirm", len(message), "expected 8 octets")
+    return SendConfirmed(int.from_bytes(message[3:7], "little"), delivered=bool(message[7]))
+
+
+def _confirm(tag: int, delivered: bool) -> bytes:
+    return tag.to_bytes(4, "little") + bytes((delivered,))
 
 
 class AirServer:
@@ -125,6 +167,7 @@ class AirServer:
         self._deliver = deliver
         self._links: dict[ShortAddress, _Link] = {}
         self._addresses: dict[EntityId, ShortAddress] = {}
+        self._touched: list[_Link] = []
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
@@ -143,67 +186,91 @@ class AirServer:
         """Stop listening and drop every device."""
         if self._server is not None:
             self._server.close()
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 self._path.unlink()
         for link in list(self._links.values()):
-            if link.transport is not None:
-                link.transport.close()
+            link.close()
 
     def send(self, effect: SendFrame) -> None:
-        """To one device, or to all; a tagged frame is confirmed by the far end's link."""
+        """To one device, or to all; leaves with ``flush``. A lost link confirms as not delivered."""
         frame, tag = effect
         if frame.broadcast:
-            for link in self._links.values():
-                link.send_frame(frame._replace(peer=COORDINATOR), 0)
+            self._broadcast(frame._replace(peer=COORDINATOR), None)
             return
-        target = self._links.get(frame.peer)
-        if target is None:
+        link = self._links.get(frame.peer)
+        if link is None:
             if tag:
                 self._deliver(SendConfirmed(tag, delivered=False))
             return
-        target.send_frame(frame._replace(peer=COORDINATOR), tag)
+        if tag:
+            link.unconfirmed[tag] = None
+        link.send_frame(frame._replace(peer=COORDINATOR), tag)
+        self._touched.append(link)
 
-    def _on_message(self, link: _Link, kind: int, body: memoryview) -> None:
+    def flush(self) -> None:
+        """Write what was sent."""
+        for link in self._touched:
+            link.flush()
+        self._touched.clear()
+
+    def _broadcast(self, frame: Frame, source: _Link | None) -> None:
+        for link in self._links.values():
+            if link is not source:
+                link.send_frame(frame, 0)
+                self._touched.append(link)
+
+    def _on_message(self, link: _Link, kind: int, message: bytes) -> None:
         if kind == _SEND and link.address is not None:
-            frame, tag = _read_frame(body)
-            frame = frame._replace(
-                peer=link.address, peer_endpoint=frame.endpoint, endpoint=frame.peer_endpoint
-            )
-            if tag:
-                link.send(_CONFIRM, tag.to_bytes(4, "little") + b"\1")
-            if frame.profile == zdo.PROFILE:
-                self._on_zdo(link, frame)
-            else:
-                self._deliver(FrameReceived(frame))
-        elif kind == _CONFIRM and len(body) == 5:
-            tag = int.from_bytes(body[:4], "little")
-            self._deliver(SendConfirmed(tag, delivered=bool(body[4])))
-        elif kind == _JOIN and len(body) == 8:
-            self._on_join(link, EntityId(bytes(body)))
+            self._on_frame(link, link.address, *_read_frame(message))
+        elif kind == _CONFIRM:
+            confirm = _read_confirm(message)
+            if confirm.tag in link.unconfirmed:
+                del link.unconfirmed[confirm.tag]
+                self._deliver(confirm)
+        elif kind == _JOIN:
+            if len(message) != _HEAD.size + 8:
+                raise DecodeError("virtual radio join", len(message), "expected 11 octets")
+            self._on_join(link, EntityId(message[3:]))
+
+    def _on_frame(self, link: _Link, source: ShortAddress, frame: Frame, tag: int) -> None:
+        target, peer_endpoint, endpoint, profile, cluster, payload, broadcast = frame
+        if broadcast or target != COORDINATOR:
+            # As a device sends it: the endpoint it goes to first.
+            onward = Frame(source, endpoint, peer_endpoint, profile, cluster, payload, broadcast)
+            if not broadcast:
+                other = self._links.get(target)
+                if tag:
+                    link.send(_CONFIRM, _confirm(tag, other is not None))
+                if other is not None:
+                    other.send_frame(onward, 0)
+                    other.flush()
+                return
+            self._broadcast(onward, link)
+            self.flush()
+        if tag:
+            link.send(_CONFIRM, _confirm(tag, True))
+        frame = Frame(source, peer_endpoint, endpoint, profile, cluster, payload, broadcast)
+        if profile == zdo.PROFILE and not cluster & zdo.RESPONSE:
+            _answer_zdo(link, frame, self._own)
+        else:
+            self._deliver(FrameReceived(frame))
 
     def _on_join(self, link: _Link, entity_id: EntityId) -> None:
         address = self._addresses.setdefault(entity_id, ShortAddress(0x0001 + len(self._addresses)))
         old = self._links.get(address)
-        if old is not None and old.transport is not None:
+        if old is not None and old is not link:
             old.address = None
-            old.transport.close()
+            old.close()
         link.address = address
         self._links[address] = link
         link.send(_WELCOME, struct.pack("<HB", address, CHANNEL))
         self._deliver(PeerAnnounced(address, entity_id))
 
-    def _on_zdo(self, link: _Link, frame: Frame) -> None:
-        try:
-            answer = zdo.answer(frame.cluster, frame.payload, self._own)
-        except DecodeError:
-            return
-        if answer is not None:
-            reply = Frame(COORDINATOR, 0, 0, zdo.PROFILE, frame.cluster | zdo.RESPONSE, answer)
-            link.send_frame(reply, 0)
-
     def _on_lost(self, link: _Link) -> None:
         if link.address is not None and self._links.get(link.address) is link:
             del self._links[link.address]
+        for tag in link.unconfirmed:
+            self._deliver(SendConfirmed(tag, delivered=False))
 
 
 class AirClient:
@@ -234,58 +301,72 @@ class AirClient:
             delay = RETRY_FIRST_S
             self._link = link
             link.send(_JOIN, self._entity_id.octets)
+            link.flush()
             await self._lost.wait()
             await asyncio.sleep(delay)
 
     def close(self) -> None:
         """Leave the air."""
-        if self._link is not None and self._link.transport is not None:
-            self._link.transport.close()
+        if self._link is not None:
+            self._link.close()
 
     def send(self, effect: SendFrame) -> None:
-        """To the hub; without it a tagged frame is confirmed as not delivered."""
+        """To the air; leaves with ``flush``. Without a hub a tag is confirmed as not delivered."""
         frame, tag = effect
         if self._own is None or self._link is None:
             if tag:
                 self._deliver(SendConfirmed(tag, delivered=False))
             return
+        if tag:
+            self._link.unconfirmed[tag] = None
         self._link.send_frame(frame, tag)
 
-    def _on_message(self, link: _Link, kind: int, body: memoryview) -> None:
-        if kind == _SEND:
-            frame, tag = _read_frame(body)
-            # The hub's view of the two endpoints is the mirror of ours.
-            frame = frame._replace(peer_endpoint=frame.endpoint, endpoint=frame.peer_endpoint)
+    def flush(self) -> None:
+        """Write what was sent."""
+        if self._link is not None:
+            self._link.flush()
+
+    def _on_message(self, link: _Link, kind: int, message: bytes) -> None:
+        if kind == _SEND and self._own is not None:
+            frame, tag = _read_frame(message)
             if tag:
-                link.send(_CONFIRM, tag.to_bytes(4, "little") + b"\1")
+                link.send(_CONFIRM, _confirm(tag, True))
             if frame.profile == zdo.PROFILE and not frame.cluster & zdo.RESPONSE:
-                self._on_zdo(link, frame)
+                _answer_zdo(link, frame, self._own)
             else:
                 self._deliver(FrameReceived(frame))
-        elif kind == _CONFIRM and len(body) == 5:
-            tag = int.from_bytes(body[:4], "little")
-            self._deliver(SendConfirmed(tag, delivered=bool(body[4])))
-        elif kind == _WELCOME and len(body) == 3:
-            address, channel = struct.unpack("<HB", body)
+        elif kind == _CONFIRM:
+            confirm = _read_confirm(message)
+            if confirm.tag in link.unconfirmed:
+                del link.unconfirmed[confirm.tag]
+                self._deliver(confirm)
+        elif kind == _WELCOME:
+            if len(message) != _HEAD.size + 3:
+                raise DecodeError("virtual radio welcome", len(message), "expected 6 octets")
+            address, channel = struct.unpack_from("<HB", message, _HEAD.size)
             self._own = zdo.LocalNode(ShortAddress(address), self._entity_id, (DEVICE_ENDPOINT,))
             self._deliver(NetworkUp(ShortAddress(address), channel))
 
-    def _on_zdo(self, link: _Link, frame: Frame) -> None:
-        assert self._own is not None
-        try:
-            answer = zdo.answer(frame.cluster, frame.payload, self._own)
-        except DecodeError:
-            return
-        if answer is not None:
-            reply = Frame(frame.peer, 0, 0, zdo.PROFILE, frame.cluster | zdo.RESPONSE, answer)
-            link.send_frame(reply, 0)
-
     def _on_lost(self, link: _Link) -> None:
-        del link
         joined, self._own, self._link = self._own is not None, None, None
+        for tag in link.unconfirmed:
+            self._deliver(SendConfirmed(tag, delivered=False))
         if joined:
             self._deliver(NetworkDown())
         self._lost.set()
+
+
+def _answer_zdo(link: _Link, frame: Frame, own: zdo.LocalNode) -> None:
+    """A radio answers service discovery by itself; a malformed request gets silence."""
+    try:
+        answer = zdo.answer(frame.cluster, frame.payload, own)
+    except DecodeError:
+        return
+    if answer is not None:
+        # From the hub's end the address is where it came from, from a device's where it goes.
+        peer = COORDINATOR if own.short_address == COORDINATOR else frame.peer
+        cluster = frame.cluster | zdo.RESPONSE
+        link.send_frame(Frame(peer, 0, 0, zdo.PROFILE, cluster, answer), 0)
 
 
 def listen(path: Path, mode: int = 0o660) -> socket.socket:
@@ -300,6 +381,9 @@ def listen(path: Path, mode: int = 0o660) -> socket.socket:
             try:
                 probe.connect(str(path))
             except (FileNotFoundError, ConnectionRefusedError):
+                # Nobody answers at an ordinary file either, and that one is not ours to remove.
+                if path.exists() and not stat.S_ISSOCK(path.lstat().st_mode):
+                    raise EnvironmentFailure(f"{path}: there is a file that is no socket") from None
                 path.unlink(missing_ok=True)
             else:
                 raise EnvironmentFailure(f"{path}: another process listens there")

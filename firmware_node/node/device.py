@@ -287,6 +287,9 @@ class Device:
             self._reverted(report.outcome, report.cause, now_ms, effects)
         self._attributes.set_running(report.image, report.manifest)
         self._ota.set_running(report.image)
+        held = self._banks.view(self._banks.spare)
+        if held.state is BankState.VERIFIED and held.image is not None:
+            self._ota.image_kept(held.image, held.size)
         self._trial.begin(report.manifest, report.trial, now_ms)
         self._take(self._ota.step(Started(), now_ms), now_ms, effects)
 

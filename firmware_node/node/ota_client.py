@@ -216,6 +216,11 @@ class OtaClient:
         self._errors = 0
         return self._send_end(Status.SUCCESS, now_ms)
 
+    def image_kept(self, image: ImageKey, size: int) -> None:
+        """A restart found a verified image that waits for its activation (supplement 10.1)."""
+        self._image, self.total_size = image, size
+        self._enter(UpgradeStatus.DOWNLOAD_COMPLETE)
+
     def image_refused(self, status: int, now_ms: int) -> Outputs:
         """The image held, or its header, is refused: tell the server, go back to querying."""
         image, outputs = self._image, self._stop(now_ms)
@@ -253,7 +258,9 @@ class OtaClient:
                 return self._find_server(now_ms)
             case NetworkDown():
                 self._up = False
-                self._timer = self._query_at = None
+                self._query_at = None
+                if self._timer is not None and self._timer[1] is not _For.ACTIVATION:
+                    self._timer = None
                 return ()
 
     def _resume(self, now_ms: int) -> Outputs:
@@ -378,8 +385,10 @@ class OtaClient:
         interval = self._ota.query_interval_s * 1000
         jitter = interval * self._ota.query_jitter_percent // 100
         self._query_at = now_ms + interval + (self._entropy.below(jitter + 1) if jitter else 0)
-        if not self._up or self._server is None or self.status is not UpgradeStatus.NORMAL:
+        if not self._up or self._server is None:
             return ()
+        if self.status is not UpgradeStatus.NORMAL:
+            return self._go_on(now_ms)
         self._timer = (now_ms + self._ota.reply_timeout_ms, _For.QUERY_REPLY)
         request = ota.QueryNextImageRequest(self._running, self._settings.hardware_version)
         return (
@@ -387,6 +396,19 @@ class OtaClient:
                 ota.QUERY_NEXT_IMAGE_REQUEST, ota.encode_query_next_image_request(request)
             ),
         )
+
+    def _go_on(self, now_ms: int) -> Outputs:
+        """The network or the process was away in an upgrade: take it up where it stands."""
+        if self._timer is not None:
+            return ()
+        match self.status:
+            case UpgradeStatus.DOWNLOAD_IN_PROGRESS:
+                self._page_end = 0
+                return self._ask(now_ms)
+            case UpgradeStatus.WAITING_TO_UPGRADE_VIA_EXTERNAL_EVENT:
+                return ()
+            case _:
+                return self._send_end(Status.SUCCESS, now_ms)
 
     def _query_failed(self, now_ms: int) -> Outputs:
         self._errors += 1

@@ -133,7 +133,7 @@ class CommsHub:
         """Page blocks, tunnel retries, transfer time-outs."""
         times = [page.at_ms for page in self._pages]
         for device in self._devices.values():
-            if device.queue and not device.sending:
+            if device.tunnel_id is None or (device.queue and not device.sending):
                 times.append(device.not_before_ms)
         timeout = self._settings.transfer_timeout_s * 1000
         for offer in self._offers:
@@ -272,7 +272,12 @@ class CommsHub:
         offer = self._offer_for(device, request.image)
         effects: list[Effect] = []
         response = ota.QueryNextImageResponse(Status.NO_IMAGE_AVAILABLE)
-        if offer is not None and request.image.file_version != offer.header.image.file_version:
+        # An image that was transferred is not pressed on a device that then went back from it.
+        if (
+            offer is not None
+            and device.entity_id not in offer.transferred
+            and request.image.file_version != offer.header.image.file_version
+        ):
             low, high = offer.header.hardware_version_min, offer.header.hardware_version_max
             hardware = request.hardware_version
             if (
@@ -611,7 +616,9 @@ class CommsHub:
             else:
                 effects += self._serve_page(page, offer, now_ms)
         for device in self._devices.values():
-            if device.queue and device.not_before_ms <= now_ms:
+            if device.not_before_ms <= now_ms and device.tunnel_id is None:
+                effects += self._request_tunnel(device, now_ms)
+            elif device.queue and device.not_before_ms <= now_ms:
                 effects += self._pump(device, now_ms)
         timeout = self._settings.transfer_timeout_s * 1000
         for offer in list(self._offers):

@@ -228,7 +228,7 @@ class World:
 
     def _send(self, effect: SendFrame, source: ShortAddress) -> None:
         frame = effect.frame
-        arrived = self._fly(frame, source)
+        arrived = self._fly(frame, source, guarded=bool(effect.tag))
         if effect.tag:
             confirm = SendConfirmed(effect.tag, arrived)
             self._at(2 * self.air.latency_ms, lambda: self._confirm(source, confirm))
@@ -241,10 +241,12 @@ class World:
             if home.address == source:
                 self._run(home, confirm)
 
-    def _fly(self, frame: Frame, source: ShortAddress) -> bool:
+    def _fly(self, frame: Frame, source: ShortAddress, *, guarded: bool) -> bool:
+        """Whether it arrives; what is APS-acknowledged has an integrity code and is not corrupted."""
         if self._random.randrange(100) < self.air.loss:
             return False
-        if self._random.randrange(100) < self.air.corruption and frame.payload:
+        corrupted = self._random.randrange(100) < self.air.corruption
+        if corrupted and frame.payload and not guarded:
             at = self._random.randrange(len(frame.payload))
             octets = bytearray(frame.payload)
             octets[at] ^= 1 << self._random.randrange(8)

@@ -1,6 +1,8 @@
 """Configuration: TOML to frozen values, once, with every error one line that says where.
 
 Unknown keys are errors and name the nearest known one. The fixed names are those of the contract.
+``CHOICES`` and ``RANGES`` bound the values; the checks and the schema both read them. A path that
+is not given follows from the name of the file: ``ppmid.toml`` configures the instance ``ppmid``.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import os
 import re
 import tomllib
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -30,6 +32,7 @@ T = TypeVar("T")
 MANUFACTURER_IMAGE_MAX = 16 * 1024 * 1024  # bytes; above the schema limit of an image (gbcs.md 2.5)
 IMAGE_FILE_MAX = 16 * 1024 * 1024
 KEY_FILE_MAX = 64 * 1024
+INTEGER_MAX = 2**31 - 1  # no setting needs more, and no product of two leaves 64 bits
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class DeviceSection:
 class StorageSection:
     """``[storage]``."""
 
-    directory: str
+    directory: str = ""  # default: the instance's folder under /var/lib or $XDG_STATE_HOME
     bank_size: int = 1024 * 1024
 
 
@@ -67,7 +70,7 @@ class RadioSection:
     """``[radio]``."""
 
     type: str = "virtual"
-    air: str | None = None
+    air: str = ""  # default: air.sock among the sockets
     path: str | None = None
     role: str = "end-device"
     profile: str = "strict"
@@ -77,7 +80,7 @@ class RadioSection:
 class ControlSection:
     """``[control]``."""
 
-    socket: str
+    socket: str = ""  # default: control.sock in the instance's folder among the sockets
 
 
 @dataclass(frozen=True)
@@ -98,10 +101,11 @@ class HubSection:
 class DccSection:
     """``[dcc]``."""
 
-    socket: str
+    socket: str = ""  # default: hub.sock among the sockets
     request_signature: str = "warn"
     acb: str | None = None
-    poll_s: int = 3600  # how long ``--wait`` waits
+    poll_s: int = 3600  # how long ``--wait`` waits for an upgrade
+    message_poll_s: int = 300  # and for the answer to a message
 
 
 @dataclass(frozen=True)
@@ -109,10 +113,10 @@ class DeviceConfig:
     """What ``run`` reads."""
 
     device: DeviceSection
-    storage: StorageSection
     keys: KeysSection
-    radio: RadioSection
-    control: ControlSection
+    storage: StorageSection = dataclasses.field(default_factory=StorageSection)
+    radio: RadioSection = dataclasses.field(default_factory=RadioSection)
+    control: ControlSection = dataclasses.field(default_factory=ControlSection)
     ota: OtaSettings = dataclasses.field(default_factory=OtaSettings)
     activation: ActivationSettings = dataclasses.field(default_factory=ActivationSettings)
 
@@ -138,9 +142,35 @@ class HubConfig:
     """What ``hub`` reads."""
 
     hub: HubSection
-    dcc: DccSection
     keys: KeysSection
-    radio: RadioSection
+    dcc: DccSection = dataclasses.field(default_factory=DccSection)
+    radio: RadioSection = dataclasses.field(default_factory=RadioSection)
+
+
+# A key by its dotted name, and the words or the numbers it takes.
+CHOICES: Mapping[str, Sequence[str]] = {
+    "device.type": [kind.value for kind in DeviceType],
+    "device.manufacturer_signature": ["optional", "require"],
+    "device.image_format": [kind.value for kind in ImageFormat],
+    "radio.type": ["virtual", "znp"],
+    "radio.role": ["end-device", "router"],
+    "radio.profile": ["strict", "lenient"],
+    "dcc.request_signature": ["warn", "require"],
+}
+RANGES: Mapping[str, tuple[int, int]] = {
+    "device.manufacturer_code": (0, 0xFFFF),
+    "device.image_type": (0, 0xFFFF),
+    "device.hardware_version": (0, 0xFFFF),
+    "storage.bank_size": (4096, MANUFACTURER_IMAGE_MAX),
+    "ota.block_size": (1, 255),  # the field is one octet
+    "ota.page_size": (0, 0xFFFF),
+    "ota.page_spacing_ms": (0, 0xFFFF),
+    "ota.errors_max": (1, 1000),
+    "ota.query_jitter_percent": (0, 100),
+    "activation.trial_starts_max": (1, 1000),
+    "hub.block_size_max": (1, 255),
+}
+_ENTITIES = ("device.entity_id", "device.acb", "hub.entity_id", "dcc.acb")
 
 
 def read_device_config(path: Path) -> DeviceConfig:
@@ -150,42 +180,41 @@ def read_device_config(path: Path) -> DeviceConfig:
         ConfigError: one line: file, line, what was found, what is expected.
     """
     config = _read(path, DeviceConfig)
-    device = config.device
-    _one_of(path, "device.type", device.type, [kind.value for kind in DeviceType])
-    _one_of(
-        path,
-        "device.manufacturer_signature",
-        device.manufacturer_signature,
-        ["optional", "require"],
-    )
-    if device.image_format is not None:
-        _one_of(path, "device.image_format", device.image_format, [f.value for f in ImageFormat])
-    for name in ("manufacturer_code", "image_type", "hardware_version"):
-        _within(path, f"device.{name}", getattr(device, name), 0, 0xFFFF)
-    _within(path, "storage.bank_size", config.storage.bank_size, 4096, MANUFACTURER_IMAGE_MAX)
-    _within(path, "ota.block_size", config.ota.block_size, 1, 255)
-    _within(path, "ota.page_size", config.ota.page_size, 0, 0xFFFF)
-    _within(path, "activation.trial_starts_max", config.activation.trial_starts_max, 1, 1000)
-    _entity(path, "device.entity_id", device.entity_id)
-    if device.acb is not None:
-        _entity(path, "device.acb", device.acb)
-    _check_radio(path, config.radio)
-    return config
+    radio = _checked_radio(path, config.radio)
+    storage, control = config.storage, config.control
+    if not storage.directory:
+        storage = dataclasses.replace(storage, directory=str(state_directory(path.stem)))
+    if not control.socket:
+        control = ControlSection(str(runtime_directory() / path.stem / "control.sock"))
+    return dataclasses.replace(config, radio=radio, storage=storage, control=control)
 
 
 def read_hub_config(path: Path) -> HubConfig:
     """Read and cross-check a hub's configuration; errors as ``read_device_config``."""
     config = _read(path, HubConfig)
-    _entity(path, "hub.entity_id", config.hub.entity_id)
-    _one_of(path, "dcc.request_signature", config.dcc.request_signature, ["warn", "require"])
-    _within(path, "hub.block_size_max", config.hub.block_size_max, 1, 255)
-    if config.hub.activation not in ("now", "hold") and not config.hub.activation.isdigit():
+    if config.hub.activation not in ("now", "hold") and not config.hub.activation.isdecimal():
         raise ConfigError(
             f"{path}: hub.activation: found {config.hub.activation!r}, "
             "expected now, hold or a number of seconds"
         )
-    _check_radio(path, config.radio)
-    return config
+    dcc = config.dcc
+    if not dcc.socket:
+        dcc = dataclasses.replace(dcc, socket=str(runtime_directory() / "hub.sock"))
+    return dataclasses.replace(config, radio=_checked_radio(path, config.radio), dcc=dcc)
+
+
+def read_config(path: Path) -> DeviceConfig | HubConfig:
+    """Whichever it is: a file with a ``[hub]`` is a hub's."""
+    return read_hub_config(path) if "hub" in _parse(path)[1] else read_device_config(path)
+
+
+def schema(kind: type[DeviceConfig] | type[HubConfig]) -> dict[str, Any]:
+    """The JSON Schema of a configuration."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "hub" if kind is HubConfig else "run",
+        **_schema_of(kind, ""),
+    }
 
 
 def read_key_folder(directory: str) -> dict[str, bytes]:
@@ -228,12 +257,50 @@ def read_image(path: str) -> bytes:
 
 def runtime_directory() -> Path:
     """Where sockets are when nothing else is said."""
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 or "RUNTIME_DIRECTORY" in os.environ:  # systemd made it for us
         return Path("/run/firmware-node")
     return Path(os.environ.get("XDG_RUNTIME_DIR", "/tmp")) / "firmware-node"  # noqa: S108
 
 
-def _read(path: Path, kind: type[T]) -> T:
+def state_directory(instance: str) -> Path:
+    """Where an instance keeps its state when nothing else is said."""
+    if os.geteuid() == 0 or "STATE_DIRECTORY" in os.environ:  # systemd made it for us
+        return Path("/var/lib/firmware-node") / instance
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(home) / "firmware-node" / instance
+
+
+class _Text:
+    """A file's text, asked only where a key stands in it."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path = path
+        self._lines: dict[str, int] = {}
+        section = ""
+        for number, line in enumerate(text.splitlines(), 1):
+            if found := _SECTION.match(line):
+                section = _plain(found[1])
+                self._lines.setdefault(section, number)
+            elif found := _KEY.match(line):
+                name = _plain(found[1])
+                self._lines.setdefault(f"{section}.{name}" if section else name, number)
+
+    def where(self, name: str) -> str:
+        """``file:line`` of a key by its dotted name, or of the table it is in."""
+        while name not in self._lines and "." in name:
+            name = name.rpartition(".")[0]
+        return f"{self.path}:{self._lines.get(name, 1)}"
+
+
+_SECTION = re.compile(r"\s*\[+([^\]]+)\]")
+_KEY = re.compile(r"\s*([A-Za-z0-9_\-.\"' ]+?)\s*=")
+
+
+def _plain(name: str) -> str:
+    return ".".join(part.strip().strip("\"'") for part in name.split("."))
+
+
+def _parse(path: Path) -> tuple[str, dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -241,81 +308,112 @@ def _read(path: Path, kind: type[T]) -> T:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at octet {error.start}") from error
     try:
-        tree = tomllib.loads(text)
+        return text, tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {error}") from error
-    return _build(path, text, "", tree, kind)
 
 
-def _build(path: Path, text: str, prefix: str, tree: Mapping[str, Any], kind: type[T]) -> T:
+def _read(path: Path, kind: type[T]) -> T:
+    text, tree = _parse(path)
+    return _build(_Text(path, text), "", tree, kind)
+
+
+def _build(text: _Text, prefix: str, tree: Mapping[str, Any], kind: type[T]) -> T:
     hints = get_type_hints(kind)
     known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]  # a dataclass, by design
     for name in tree:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"; the nearest known key is {prefix}{near[0]}" if near else ""
-            raise ConfigError(f"{path}:{_line(text, name)}: unknown key {prefix}{name}{hint}")
+            where = text.where(f"{prefix}{name}")
+            raise ConfigError(f"{where}: unknown key {prefix}{name}{hint}")
     values: dict[str, Any] = {}
     for name, item in known.items():
-        if name not in tree:
-            if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
-                raise ConfigError(f"{path}: missing key {prefix}{name}")
-            continue
-        where = f"{path}:{_line(text, name)}: {prefix}{name}"
-        values[name] = _value(path, text, where, f"{prefix}{name}.", tree[name], hints[name])
+        if name in tree:
+            values[name] = _value(text, f"{prefix}{name}", tree[name], hints[name])
+        elif _is_required(item):
+            where = text.where(f"{prefix}{name}")
+            raise ConfigError(f"{where}: missing key {prefix}{name}")
     return kind(**values)
 
 
-def _value(path: Path, text: str, where: str, prefix: str, value: Any, hint: Any) -> Any:
+def _value(text: _Text, name: str, value: Any, hint: Any) -> Any:
+    hint = _without_none(hint)
+    where = f"{text.where(name)}: {name}"
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, dict):
-            raise ConfigError(f"{where}: expected a table")
-        return _build(path, text, prefix, value, hint)
-    if get_origin(hint) in (Union, types.UnionType):
-        hint = next(arg for arg in get_args(hint) if arg is not type(None))
+            raise ConfigError(f"{where}: found {_found(value)}, expected a table")
+        return _build(text, f"{name}.", value, hint)
     if get_origin(hint) is tuple:
         if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
-            raise ConfigError(f"{where}: expected a list of strings")
+            raise ConfigError(f"{where}: found {_found(value)}, expected a list of strings")
         return tuple(value)
     if type(value) is not hint:
-        raise ConfigError(
-            f"{where}: found {type(value).__name__} {value!r}, expected {hint.__name__}"
-        )
-    if hint is int and value < 0:
-        raise ConfigError(f"{where}: found {value}, expected 0 or more")
+        raise ConfigError(f"{where}: found {_found(value)}, expected {_TYPES[hint]}")
+    if name in CHOICES and value not in CHOICES[name]:
+        expected = " or ".join(CHOICES[name])
+        raise ConfigError(f"{where}: found {value!r}, expected {expected}")
+    if name in _ENTITIES:
+        try:
+            EntityId.parse(value)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
+    if hint is int:
+        low, high = RANGES.get(name, (0, INTEGER_MAX))
+        if not low <= value <= high:
+            raise ConfigError(f"{where}: found {value}, expected {low} to {high}")
     return value
 
 
-def _line(text: str, name: str) -> int:
-    pattern = re.compile(rf"^\s*(\[\s*)?[\"']?{re.escape(name)}\b")
-    for number, line in enumerate(text.splitlines(), 1):
-        if pattern.match(line):
-            return number
-    return 1
+_TYPES = {str: "a string", int: "a whole number", bool: "true or false"}
+_SCHEMA_TYPES = {str: "string", int: "integer", bool: "boolean"}
 
 
-def _check_radio(path: Path, radio: RadioSection) -> None:
-    _one_of(path, "radio.type", radio.type, ["virtual", "znp"])
-    _one_of(path, "radio.role", radio.role, ["end-device", "router"])
-    _one_of(path, "radio.profile", radio.profile, ["strict", "lenient"])
+def _found(value: Any) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 40 else text[:40] + '...'}"
+
+
+def _without_none(hint: Any) -> Any:
+    if get_origin(hint) in (Union, types.UnionType):
+        return next(arg for arg in get_args(hint) if arg is not type(None))
+    return hint
+
+
+def _is_required(item: dataclasses.Field[Any]) -> bool:
+    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+
+
+def _schema_of(kind: Any, prefix: str) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    properties: dict[str, Any] = {}
+    for item in fields(kind):
+        name, hint = f"{prefix}{item.name}", _without_none(hints[item.name])
+        if dataclasses.is_dataclass(hint):
+            properties[item.name] = _schema_of(hint, f"{name}.")
+            continue
+        if get_origin(hint) is tuple:
+            shape: dict[str, Any] = {"type": "array", "items": {"type": "string"}}
+        else:
+            shape = {"type": _SCHEMA_TYPES[hint]}
+        if name in CHOICES:
+            shape["enum"] = list(CHOICES[name])
+        if hint is int:
+            shape["minimum"], shape["maximum"] = RANGES.get(name, (0, INTEGER_MAX))
+        if item.default not in (dataclasses.MISSING, None, ""):
+            shape["default"] = item.default
+        properties[item.name] = shape
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": [item.name for item in fields(kind) if _is_required(item)],
+        "additionalProperties": False,
+    }
+
+
+def _checked_radio(path: Path, radio: RadioSection) -> RadioSection:
     if radio.type == "znp":
-        raise ConfigError(f"{path}: radio.type znp is not available yet, expected virtual")
-    if radio.air is None:
-        raise ConfigError(f"{path}: missing key radio.air")
-
-
-def _one_of(path: Path, name: str, found: str, expected: list[str]) -> None:
-    if found not in expected:
-        raise ConfigError(f"{path}: {name}: found {found!r}, expected {' or '.join(expected)}")
-
-
-def _within(path: Path, name: str, found: int, low: int, high: int) -> None:
-    if not low <= found <= high:
-        raise ConfigError(f"{path}: {name}: found {found}, expected {low} to {high}")
-
-
-def _entity(path: Path, name: str, found: str) -> None:
-    try:
-        EntityId.parse(found)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {name}: {error}") from error
+        raise ConfigError(f"{path}: radio.type: znp is not available yet, expected virtual")
+    if not radio.air:
+        return dataclasses.replace(radio, air=str(runtime_directory() / "air.sock"))
+    return radio

@@ -8,12 +8,13 @@ library's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -75,16 +76,23 @@ class ControlServer:
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
                 request = await _read_request(connection, reader)
-            await self._answer(connection, request, writer)
+            await self._answer(connection, request, reader, writer)
         except Refusal as refusal:
             _write(writer, connection, refusal.status, {"error": refusal.text})
-        except (h11.ProtocolError, TimeoutError, OSError, EOFError) as error:
+        except h11.RemoteProtocolError as error:
+            if connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                _write(writer, connection, error.error_status_hint, {"error": str(error)})
+        except (h11.LocalProtocolError, TimeoutError, OSError, EOFError) as error:
             _log.debug("control: %s", error)
         finally:
             writer.close()
 
     async def _answer(
-        self, connection: h11.Connection, request: Request, writer: asyncio.StreamWriter
+        self,
+        connection: h11.Connection,
+        request: Request,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
     ) -> None:
         try:
             result = await self._handler(request)
@@ -96,11 +104,43 @@ class ControlServer:
             return
         headers = [("content-type", "application/jsonl"), ("connection", "close")]
         _send(writer, connection, h11.Response(status_code=200, headers=headers))
-        async for document in result:
+        async for document in _while_read(result, reader):
             _send(writer, connection, h11.Data(data=json.dumps(document).encode() + b"\n"))
             await writer.drain()
         _send(writer, connection, h11.EndOfMessage())
         await writer.drain()
+
+
+async def stream(documents: Sequence[Document]) -> AsyncIterator[Document]:
+    """Documents that are all there, as a handler gives a stream."""
+    for document in documents:
+        yield document
+
+
+async def _while_read(
+    documents: AsyncIterator[Document], reader: asyncio.StreamReader
+) -> AsyncIterator[Document]:
+    """The documents until their end, or until who asked for them has gone."""
+    gone = asyncio.ensure_future(reader.read(1))
+    following: asyncio.Future[Document] | None = None
+    try:
+        while True:
+            following = asyncio.ensure_future(anext(documents))
+            await asyncio.wait({following, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not following.done():
+                return
+            try:
+                yield following.result()
+            except StopAsyncIteration:
+                return
+    finally:
+        gone.cancel()
+        if following is not None and not following.done():
+            following.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await following
+        if isinstance(documents, AsyncGenerator):
+            await documents.aclose()
 
 
 async def _read_request(connection: h11.Connection, reader: asyncio.StreamReader) -> Request:

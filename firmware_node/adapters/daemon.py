@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NoReturn
 
-from firmware_node.adapters.control import ControlServer, Document, Refusal, Request
+from firmware_node.adapters.control import ControlServer, Document, Refusal, Request, stream
 from firmware_node.adapters.driver import (
     Driver,
     Events,
@@ -84,7 +84,7 @@ def _re_execute(reason: str) -> NoReturn:
         time.sleep(CRASH_PAUSE_S)
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "firmware_node", *sys.argv[1:]])
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 class DeviceDaemon:
@@ -107,7 +107,6 @@ class DeviceDaemon:
         self._driver = Driver(
             self._device, storage.commit, self._perform, lambda: self._radio.flush(), self._fail
         )
-        assert config.radio.air is not None
         self._radio = AirClient(
             Path(config.radio.air), self._settings.entity_id, self._driver.deliver
         )
@@ -121,7 +120,7 @@ class DeviceDaemon:
     async def main(self) -> int:
         """Start, say that we are ready, run until something ends us."""
         self._stopping = asyncio.get_running_loop().create_future()
-        on_signals(self._stop)
+        on_signals(self._on_signal)
         self._driver.deliver(Started())
         if not self._stopping.done():
             await self._control.open()
@@ -139,6 +138,12 @@ class DeviceDaemon:
         if self._error is not None:
             raise self._error
         return code
+
+    def _on_signal(self, code: int) -> None:
+        """Who stops the process means it, also while the device is about to restart."""
+        self.restart = None
+        self._driver.stop()
+        self._stop(code)
 
     def _stop(self, code: int) -> None:
         if self._stopping is not None and not self._stopping.done():
@@ -184,7 +189,7 @@ class DeviceDaemon:
             case "GET", "/v1/events":
                 if request.query.get("follow"):
                     return self._events.follow()
-                return _stream(self._events.all())
+                return stream(self._events.all())
             case "POST", "/v1/image":
                 activate = bool(request.query.get("activate"))
                 return self._ask(LoadImage(request.body, activate))
@@ -221,12 +226,6 @@ class DeviceDaemon:
 
     def _banks(self) -> Document:
         return dict(self._device.banks_report())
-
-
-async def _stream(documents: object) -> AsyncIterator[Document]:
-    assert isinstance(documents, list)
-    for document in documents:
-        yield document
 
 
 def load_factory_image(config: DeviceConfig, keyring: Keyring) -> bytes:

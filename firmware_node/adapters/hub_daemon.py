@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from firmware_node.adapters.control import ControlServer, Document, Refusal, Request
+from firmware_node.adapters.control import ControlServer, Document, Refusal, Request, stream
 from firmware_node.adapters.driver import (
     Driver,
     Events,
@@ -42,7 +43,7 @@ from firmware_node.boundary import (
 )
 from firmware_node.config import HubConfig, read_key_folder
 from firmware_node.crypto import Keyring
-from firmware_node.errors import ConfigError, DecodeError, FirmwareNodeError
+from firmware_node.errors import ConfigError, DecodeError
 from firmware_node.rig.comms_hub import CommsHub, HubSettings, Misbehaviour
 from firmware_node.rig.head_end import HeadEnd
 from firmware_node.terms import EntityId, Role
@@ -51,6 +52,7 @@ from firmware_node.wire.gbcs import decode_message
 from firmware_node.wire.ota_file import decode_ota_header
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+MESSAGES_KEPT = 1000  # in memory, for ``GET /v1/messages``
 _FAILED = ("discarded", "hardware_mismatch", "transfer_failed", "unknown_device", "no_route")
 _log = logging.getLogger(__name__)
 
@@ -83,11 +85,10 @@ class HubDaemon:
         self._driver = Driver(
             self._hub, lambda: None, self._perform, lambda: self._radio.flush(), self._fail
         )
-        assert config.radio.air is not None
         self._radio = AirServer(Path(config.radio.air), hub_id, self._driver.deliver)
         self._control = ControlServer(Path(config.dcc.socket), self._handle)
         self._followers: set[asyncio.Queue[Document]] = set()
-        self._messages: list[Document] = []
+        self._messages: deque[Document] = deque(maxlen=MESSAGES_KEPT)
         self._stopping: asyncio.Future[int] | None = None
         self._error: BaseException | None = None
         self._entropy = SystemEntropy()
@@ -165,9 +166,11 @@ class HubDaemon:
             case "GET", "/v1/status":
                 return self._hub.status(now_ms())
             case "GET", "/v1/messages":
-                return {"messages": self._messages}
+                return {"messages": list(self._messages)}
             case "GET", "/v1/events":
-                return self._events.follow()
+                if request.query.get("follow"):
+                    return self._events.follow()
+                return stream(self._events.all())
             case "PUT", "/v1/clock":
                 return self._set_clock(request.body)
             case "POST", "/v1/requests":
@@ -199,7 +202,11 @@ class HubDaemon:
         warnings: list[str] = []
         if state != "valid":
             if self._config.dcc.request_signature == "require":
-                raise Refusal(400, f"request signature: {state}, and this DCC requires a valid one")
+                reason = f"request signature: {state}, and this DCC requires a valid one"
+                refused = {"response_code": None, "warnings": [], "error": reason}
+                return stream(
+                    [{"request_id": request.request_id, "request_signature": state, **refused}]
+                )
             warnings.append(f"request signature: {state}")
         head: Document = {
             "request_id": request.request_id,
@@ -258,7 +265,9 @@ class HubDaemon:
                 self._head_end_step(item)
             else:
                 self._driver.deliver(item)
-            deadline = time.monotonic() + self._config.dcc.poll_s
+            dcc = self._config.dcc
+            patience_s = dcc.poll_s if isinstance(item, OfferImage) else dcc.message_poll_s
+            deadline = time.monotonic() + patience_s
             while wanted:
                 if not wait and queue.empty():
                     return
@@ -347,6 +356,6 @@ def _misbehaviour(text: str) -> Misbehaviour:
     try:
         return Misbehaviour(what, int(times or 1), int(offset or 0))
     except ValueError as error:
-        raise FirmwareNodeError(
-            f"hub.script: found {text!r}, expected what:times:offset"
+        raise ConfigError(
+            f"hub.script: found {text!r}, expected what:times:offset ({error})"
         ) from error

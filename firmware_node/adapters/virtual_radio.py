@@ -192,7 +192,7 @@ class AirServer:
             link.close()
 
     def send(self, effect: SendFrame) -> None:
-        """To one device, or to all; leaves with ``flush``. A lost link confirms as not delivered."""
+        """To one device, or to all, with ``flush``; a lost link confirms as not delivered."""
         frame, tag = effect
         if frame.broadcast:
             self._broadcast(frame._replace(peer=COORDINATOR), None)

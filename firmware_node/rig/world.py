@@ -3,6 +3,9 @@
 Everything that happens is an entry of one heap, ordered by time and then by number, so a seed
 gives the same run every time. The air answers ZDO as a radio does. Records are committed after
 each step, before its effects leave, as the daemon does.
+
+A storage may raise in the middle of a step to say that the supply went; it passes through
+``run_until`` to whoever planned the cut, who then calls ``restart``.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from dataclasses import dataclass, field
 from firmware_node.boundary import (
     CarryMessage,
     Effect,
+    EraseAndReboot,
     Frame,
     FrameReceived,
     Input,
@@ -30,6 +34,7 @@ from firmware_node.boundary import (
     Started,
     Storage,
 )
+from firmware_node.errors import DecodeError
 from firmware_node.terms import COORDINATOR, EntityId, ShortAddress
 from firmware_node.wire import ota, tunneling, zcl, zdo
 
@@ -56,13 +61,21 @@ class SeededEntropy:
 
 @dataclass(frozen=True, slots=True)
 class Air:
-    """What the air does to frames; probabilities in percent."""
+    """What the air does to frames; probabilities in percent.
+
+    A frame with a tag is APS-acknowledged, and its acknowledgement may be lost like a frame: it
+    arrived, and its sender hears that it did not.
+    """
 
     latency_ms: int = 5
     jitter_ms: int = 0
     loss: int = 0
     duplication: int = 0
     corruption: int = 0
+    reordering: int = 0  # a frame is held until later ones have passed
+    reordering_ms: int = 50  # at most
+    delay: int = 0  # a frame comes when nobody waits for it any more
+    delay_ms: int = 5_000
 
 
 @dataclass(slots=True)
@@ -74,54 +87,82 @@ class Home:
     make: Callable[[], tuple[Machine, Storage]]
     machine: Machine
     storage: Storage
+    erase: Callable[[], None] | None = None  # for a factory reset
     starts: int = 1
     life: int = 0  # frames and timers of an earlier life are dropped
+    up: bool = True  # False between a restart and its end: nothing arrives
+    armed_ms: int | None = None  # the wake-up that is on its way
 
 
 @dataclass
 class World:
-    """See the module."""
+    """See the module.
+
+    ``after_event`` is called after everything that happened by itself; ``on_message`` with every
+    GBCS message that comes up from the hub.
+    """
 
     seed: int = 0
     air: Air = field(default_factory=Air)
     now_ms: int = 0
     notes: list[tuple[int, EntityId | None, Notify]] = field(default_factory=list)
     head_end_effects: list[Effect] = field(default_factory=list)
+    frames: int = 0  # that were sent
+    frames_lost: int = 0
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)  # noqa: S311
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._number = 0
         self._hub: Machine | None = None
+        self._hub_armed_ms: int | None = None
         self._head_end: Machine | None = None
         self._hub_id = EntityId(bytes(8))
         self.homes: dict[EntityId, Home] = {}
         self.after_event: Callable[[], None] = lambda: None
+        self.on_message: Callable[[bytes], None] = lambda _: None
 
     def set_hub(self, hub: Machine, entity_id: EntityId, head_end: Machine | None = None) -> None:
         """The coordinator, and who receives what it sends up."""
         self._hub, self._hub_id, self._head_end = hub, entity_id, head_end
+        self._hub_armed_ms = None
         self._run_hub(Started())
 
-    def add(self, entity_id: EntityId, make: Callable[[], tuple[Machine, Storage]]) -> Home:
-        """A device joins."""
+    def add(
+        self,
+        entity_id: EntityId,
+        make: Callable[[], tuple[Machine, Storage]],
+        erase: Callable[[], None] | None = None,
+    ) -> Home:
+        """A device joins. ``make`` is called for each of its lives, on what was made durable."""
         address = ShortAddress(0x1000 + len(self.homes))
         machine, storage = make()
-        home = Home(entity_id, address, make, machine, storage)
+        home = Home(entity_id, address, make, machine, storage, erase)
         self.homes[entity_id] = home
         self._start(home)
         return home
 
     def restart(self, home: Home) -> None:
         """Power off and on: what was not committed is gone with the machine."""
-        home.life += 1
+        self.power_off(home)
         home.starts += 1
         home.machine, home.storage = home.make()
+        home.up = True
         self._start(home)
+
+    def power_off(self, home: Home) -> None:
+        """The device is silent until ``restart``."""
+        home.life += 1
+        home.up = False
+        home.armed_ms = None
 
     def tell_hub(self, item: Input) -> None:
         """An input for the hub, now."""
         self._run_hub(item)
+
+    def perform(self, effects: Sequence[Effect]) -> None:
+        """What the hub did outside of a step."""
+        self._take_hub(effects)
 
     def tell_head_end(self, item: Input) -> None:
         """An input for the head end, now."""
@@ -155,7 +196,10 @@ class World:
     # --- machines ---------------------------------------------------------------------------------
 
     def _start(self, home: Home) -> None:
+        life = home.life
         self._run(home, Started())
+        if home.life != life:
+            return  # its start ended in a restart
         self._run(home, NetworkUp(home.address, CHANNEL))
         self._run_hub(PeerAnnounced(home.address, home.entity_id))
 
@@ -169,35 +213,68 @@ class World:
                 case Notify():
                     self.notes.append((self.now_ms, home.entity_id, effect))
                 case Reboot():
-                    home.life += 1
-                    self._at(RESTART_MS, lambda: self.restart(home))
+                    self._reboot(home)
+                case EraseAndReboot():
+                    if home.erase is not None:
+                        home.erase()
+                    self._reboot(home)
                 case _:
-                    pass
-        self._arm(home)
+                    pass  # an answer for whoever told
+        if home.up:
+            self._arm(home)
         return effects
 
+    def _reboot(self, home: Home) -> None:
+        self.power_off(home)
+        life = home.life
+
+        def again() -> None:
+            if home.life == life:
+                self.restart(home)
+
+        self._at(RESTART_MS, again)
+
     def _arm(self, home: Home) -> None:
+        """One wake-up is on its way; one that comes early looks again."""
         wake_at, life = home.machine.wake_at, home.life
+        if wake_at is None or (home.armed_ms is not None and home.armed_ms <= wake_at):
+            return
 
         def wake() -> None:
-            if home.life == life and home.machine.wake_at == wake_at:
+            if home.life != life or home.armed_ms != wake_at:
+                return
+            home.armed_ms = None
+            due = home.machine.wake_at
+            if due is not None and due <= self.now_ms:
                 self._run(home, None)
+            else:
+                self._arm(home)
 
-        if wake_at is not None:
-            self._at(max(wake_at - self.now_ms, 0), wake)
+        home.armed_ms = wake_at
+        self._at(max(wake_at - self.now_ms, 0), wake)
 
     def _run_hub(self, item: Input | None) -> None:
         assert self._hub is not None
         self._take_hub(self._hub.step(item, self.now_ms))
-        wake_at = self._hub.wake_at
+        self._arm_hub(self._hub)
+
+    def _arm_hub(self, hub: Machine) -> None:
+        wake_at = hub.wake_at
+        if wake_at is None or (self._hub_armed_ms is not None and self._hub_armed_ms <= wake_at):
+            return
 
         def wake() -> None:
-            assert self._hub is not None
-            if self._hub.wake_at == wake_at:
+            if self._hub is not hub or self._hub_armed_ms != wake_at:
+                return
+            self._hub_armed_ms = None
+            due = hub.wake_at
+            if due is not None and due <= self.now_ms:
                 self._run_hub(None)
+            else:
+                self._arm_hub(hub)
 
-        if wake_at is not None:
-            self._at(max(wake_at - self.now_ms, 0), wake)
+        self._hub_armed_ms = wake_at
+        self._at(max(wake_at - self.now_ms, 0), wake)
 
     def _take_hub(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
@@ -205,6 +282,7 @@ class World:
                 case SendFrame():
                     self._send(effect, COORDINATOR)
                 case MessageUp(message=message):
+                    self.on_message(message)
                     self._run_head_end(MessageArrived(message))
                 case Notify():
                     self.notes.append((self.now_ms, None, effect))
@@ -226,32 +304,12 @@ class World:
         self._number += 1
         heapq.heappush(self._heap, (self.now_ms + delay_ms, self._number, happen))
 
+    def _chance(self, percent: int) -> bool:
+        return percent > 0 and self._random.randrange(100) < percent
+
     def _send(self, effect: SendFrame, source: ShortAddress) -> None:
-        frame = effect.frame
-        arrived = self._fly(frame, source, guarded=bool(effect.tag))
-        if effect.tag:
-            confirm = SendConfirmed(effect.tag, arrived)
-            self._at(2 * self.air.latency_ms, lambda: self._confirm(source, confirm))
-
-    def _confirm(self, source: ShortAddress, confirm: SendConfirmed) -> None:
-        if source == COORDINATOR:
-            self._run_hub(confirm)
-            return
-        for home in self.homes.values():
-            if home.address == source:
-                self._run(home, confirm)
-
-    def _fly(self, frame: Frame, source: ShortAddress, *, guarded: bool) -> bool:
-        """Whether it arrives; what is APS-acknowledged has an integrity code and is not corrupted."""
-        if self._random.randrange(100) < self.air.loss:
-            return False
-        corrupted = self._random.randrange(100) < self.air.corruption
-        if corrupted and frame.payload and not guarded:
-            at = self._random.randrange(len(frame.payload))
-            octets = bytearray(frame.payload)
-            octets[at] ^= 1 << self._random.randrange(8)
-            frame = frame._replace(payload=bytes(octets))
-        copies = 2 if self._random.randrange(100) < self.air.duplication else 1
+        frame, tag = effect
+        self.frames += 1
         received = Frame(
             source,
             frame.endpoint,
@@ -261,32 +319,106 @@ class World:
             frame.payload,
             frame.broadcast,
         )
-        for _ in range(copies):
-            delay = self.air.latency_ms + self._random.randrange(self.air.jitter_ms + 1)
-            self._at(delay, lambda: self._arrive(frame.peer, received))
-        return True
+        life = self._life(source)
+        if self._chance(self.air.loss):
+            self.frames_lost += 1
+            if tag:
+                self._confirm(source, life, SendConfirmed(tag, delivered=False), 0)
+            return
+        if not tag:  # what is APS-acknowledged has an integrity code and is not corrupted
+            received = self._corrupt(received)
+        delay_ms = self._delay()
+        self._at(delay_ms, lambda: self._arrive(frame.peer, received, tag, life))
+        if self._chance(self.air.duplication):
+            again_ms = self._delay()
+            self._at(again_ms, lambda: self._arrive(frame.peer, received, 0, life))
 
-    def _arrive(self, target: ShortAddress, frame: Frame) -> None:
+    def _corrupt(self, frame: Frame) -> Frame:
+        if not frame.payload or not self._chance(self.air.corruption):
+            return frame
+        octets = bytearray(frame.payload)
+        octets[self._random.randrange(len(octets))] ^= 1 << self._random.randrange(8)
+        return frame._replace(payload=bytes(octets))
+
+    def _delay(self) -> int:
+        delay_ms = self.air.latency_ms
+        if self.air.jitter_ms:
+            delay_ms += self._random.randrange(self.air.jitter_ms + 1)
+        if self._chance(self.air.reordering):
+            delay_ms += 1 + self._random.randrange(self.air.reordering_ms)
+        if self._chance(self.air.delay):
+            delay_ms += self.air.delay_ms
+        return delay_ms
+
+    def _life(self, address: ShortAddress) -> int:
+        home = self._home_at(address)
+        return 0 if home is None else home.life
+
+    def _home_at(self, address: ShortAddress) -> Home | None:
+        index = address - 0x1000
+        homes = list(self.homes.values())
+        return homes[index] if 0 <= index < len(homes) else None
+
+    def _arrive(self, target: ShortAddress, frame: Frame, tag: int, life: int) -> None:
+        is_there = self._deliver(target, frame)
+        if tag:
+            heard = is_there and not self._chance(self.air.loss)
+            self._confirm(frame.peer, life, SendConfirmed(tag, heard), self.air.latency_ms)
+
+    def _confirm(
+        self, source: ShortAddress, life: int, confirm: SendConfirmed, delay_ms: int
+    ) -> None:
+        def happen() -> None:
+            if source == COORDINATOR:
+                self._run_hub(confirm)
+                return
+            home = self._home_at(source)
+            if home is not None and home.up and home.life == life:
+                self._run(home, confirm)
+
+        self._at(delay_ms, happen)
+
+    def _deliver(self, target: ShortAddress, frame: Frame) -> bool:
+        """Whether somebody is there to take it."""
         if frame.profile == zdo.PROFILE and not frame.cluster & zdo.RESPONSE:
             self._answer_zdo(target, frame)
-            return
+            return True
+        if frame.broadcast:
+            for home in list(self.homes.values()):
+                if home.up and home.address != frame.peer:
+                    self._run(home, FrameReceived(frame))
+            if frame.peer != COORDINATOR:
+                self._run_hub(FrameReceived(frame))
+            return True
         if target == COORDINATOR:
             self._run_hub(FrameReceived(frame))
-            return
-        for home in list(self.homes.values()):
-            if home.address == target or frame.broadcast:
-                self._run(home, FrameReceived(frame))
+            return True
+        target_home = self._home_at(target)
+        if target_home is None or not target_home.up:
+            return False
+        self._run(target_home, FrameReceived(frame))
+        return True
 
     def _answer_zdo(self, target: ShortAddress, frame: Frame) -> None:
-        """The radios answer; only the hub has something that devices look for."""
-        hub = zdo.LocalNode(
-            COORDINATOR,
-            self._hub_id,
-            (zdo.Endpoint(1, zcl.SMART_ENERGY_PROFILE, 0x0500, HUB_CLUSTERS, DEVICE_CLUSTERS),),
-        )
-        if target != COORDINATOR and not frame.broadcast:
-            return
-        answer = zdo.answer(frame.cluster, frame.payload, hub)
-        if answer is not None:
-            reply = Frame(frame.peer, 0, 0, zdo.PROFILE, frame.cluster | zdo.RESPONSE, answer)
-            self._send(SendFrame(reply), COORDINATOR)
+        """The radios answer, not the machines."""
+        hub = zdo.Endpoint(1, zcl.SMART_ENERGY_PROFILE, 0x0500, HUB_CLUSTERS, DEVICE_CLUSTERS)
+        nodes = [zdo.LocalNode(COORDINATOR, self._hub_id, (hub,))]
+        device = zdo.Endpoint(1, zcl.SMART_ENERGY_PROFILE, 0x0502, DEVICE_CLUSTERS, HUB_CLUSTERS)
+        nodes += [
+            zdo.LocalNode(home.address, home.entity_id, (device,))
+            for home in self.homes.values()
+            if home.up
+        ]
+        for node in nodes:
+            if node.short_address == frame.peer:
+                continue
+            if node.short_address != target and not frame.broadcast:
+                continue
+            try:
+                answer = zdo.answer(frame.cluster, frame.payload, node)
+            except DecodeError:
+                continue  # the radio drops what it cannot read
+            if answer is not None:
+                cluster = frame.cluster | zdo.RESPONSE
+                reply = Frame(frame.peer, 0, 0, zdo.PROFILE, cluster, answer)
+                self._send(SendFrame(reply), node.short_address)

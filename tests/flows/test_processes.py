@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from vectors import VECTORS, needs_vectors
 
 PPMID = "00-DB-12-34-56-78-90-A4"

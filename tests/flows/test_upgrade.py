@@ -6,22 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from home import ACB, FACTORY_ONLY, HUB, PPMID, SETTINGS, Story, image, with_ota
 
 from firmware_node.boundary import LoadImage, ReadVersion, RebootRequested
 from firmware_node.rig.comms_hub import HubSettings, Misbehaviour
 from firmware_node.rig.world import Air
 from firmware_node.terms import EntityId, ImageFormat
 from firmware_node.tools.image import mutate
-from home import ACB, FACTORY_ONLY, HUB, PPMID, SETTINGS, Story, image, with_ota
 
 
 def test_an_offered_image_is_downloaded_activated_confirmed_and_told(tmp_path: Path) -> None:
     story = Story(tmp_path)
     story.offer(image(2))
     assert story.until("CS09")
-    story.world.tell_head_end(
-        ReadVersion("q", EntityId.parse("90B3D51F30010000"), 7, PPMID)
-    )
+    story.world.tell_head_end(ReadVersion("q", EntityId.parse("90B3D51F30010000"), 7, PPMID))
     assert story.until("CS08")
     story.world.run_for(1000)
     told = [(m.use_case, m.kind, m.alert_code, m.signature, m.mac) for m in story.messages()]

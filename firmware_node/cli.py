@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from firmware_node import __version__
 from firmware_node.errors import (
@@ -31,7 +31,8 @@ Command = Callable[[argparse.Namespace], int]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     args = _parser().parse_args(arguments)
-    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)]
+    levels = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
+    level = levels[0 if args.quiet else min(args.verbose, 2) + 1]
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
     run: Command = args.run
     try:
@@ -57,12 +58,21 @@ def _complain(error: Exception, code: int) -> int:
     return code
 
 
+class _Parser(argparse.ArgumentParser):
+    """A wrong argument is one line, as every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        """See ``argparse``."""
+        self.exit(2, f"{self.prog}: {message} (--help tells more)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="firmware-node", description="Emulated PPMID devices that take firmware over the air"
     )
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("-v", "--verbose", action="count", default=0, help="log more")
+    parser.add_argument("-q", "--quiet", action="store_true", help="log errors only")
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
 
     demo = _verb(verbs, "demo", _demo, "a whole HAN on this machine: update a device")
@@ -78,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     hub.add_argument("config", help="configuration file, or the word clock")
     hub.add_argument("rest", nargs="*", help="set TIME, after clock")
     hub.add_argument("--hub", metavar="SOCKET", type=Path)
+    hub.add_argument("--json", action="store_true", help="after clock")
 
     _dcc_verbs(verbs)
     _image_verbs(verbs)
@@ -97,9 +108,11 @@ def _parser() -> argparse.ArgumentParser:
         if name == "events":
             verb.add_argument("--follow", action="store_true")
 
-    config = _group(verbs, "config", "check a configuration")
+    config = _group(verbs, "config", "check a configuration, or tell what one may hold")
     check = _verb(config, "check", _config_check, "read a device's or hub's configuration")
     check.add_argument("file", type=Path)
+    schema = _verb(config, "schema", _config_schema, "the JSON Schema of a configuration")
+    schema.add_argument("what", choices=["run", "hub"], nargs="?", default="run")
     return parser
 
 
@@ -227,15 +240,25 @@ def _hub(args: argparse.Namespace) -> int:
     if args.config == "clock":
         if len(args.rest) != 2 or args.rest[0] != "set":
             raise ConfigError("usage: firmware-node hub clock set TIME [--hub SOCKET]")
-        for document in _call(_hub_socket(args), "PUT", "/v1/clock", args.rest[1].encode()):
-            print(document["utc"])
-        return 0
+        return _hub_clock(args, args.rest[1])
     from firmware_node.adapters.hub_daemon import run_hub
     from firmware_node.config import read_hub_config
 
     if args.rest:
         raise ConfigError("usage: firmware-node hub CONFIG.toml")
     return run_hub(read_hub_config(Path(args.config)))
+
+
+def _hub_clock(args: argparse.Namespace, text: str) -> int:
+    from datetime import datetime
+
+    try:
+        datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(f"TIME: found {text!r}, expected RFC 3339") from error
+    for document in _call(_hub_socket(args), "PUT", "/v1/clock", text.encode()):
+        print(json.dumps(document) if args.json else document["utc"])
+    return 0
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -245,15 +268,17 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _config_check(args: argparse.Namespace) -> int:
-    from firmware_node.config import read_device_config, read_hub_config
+    from firmware_node.config import read_config
 
-    try:
-        text = args.file.read_text()
-    except OSError as error:
-        raise ConfigError(f"{args.file}: {error.strerror}") from error
-    read = read_hub_config if "[hub]" in text else read_device_config
-    read(args.file)
+    read_config(args.file)
     print(f"{args.file}: in order")
+    return 0
+
+
+def _config_schema(args: argparse.Namespace) -> int:
+    from firmware_node.config import DeviceConfig, HubConfig, schema
+
+    print(json.dumps(schema(HubConfig if args.what == "hub" else DeviceConfig), indent=2))
     return 0
 
 
@@ -283,8 +308,8 @@ def _dcc_send(args: argparse.Namespace) -> int:
                 render.request_progress(document)
     except (ConfigError, EnvironmentFailure):
         raise
-    except FirmwareNodeError as error:
-        raise ConfigError(str(error)) from error
+    except FirmwareNodeError as error:  # the hub read the file and found it wrong
+        raise ConfigError(f"{args.file}: {error}") from error
     result["result"] = _send_result(result, args.wait)
     if args.json:
         ordered = ("result", "request_id", "response_code", "request_signature", "warnings")
@@ -303,6 +328,8 @@ def _merge_delivery(deliveries: list[dict[str, str]], new: dict[str, str]) -> No
 
 
 def _send_result(result: dict[str, Any], wait: bool) -> str:
+    if "error" in result:
+        return "failed"
     bad = {"discarded", "hardware_mismatch", "transfer_failed", "no_route"}
     failed = any(delivery["status"] in bad for delivery in result["deliveries"])
     failed |= any(message["fields"].get("result") == 1 for message in result["messages"])
@@ -563,7 +590,13 @@ def _call(
 def _device_socket(args: argparse.Namespace) -> Path:
     from firmware_node.config import runtime_directory
 
-    return args.socket or runtime_directory() / "default" / "control.sock"
+    if args.socket:
+        return Path(args.socket)
+    found = sorted(runtime_directory().glob("*/control.sock"))
+    if len(found) > 1:
+        names = " ".join(path.parent.name for path in found)
+        raise ConfigError(f"several daemons ({names}): say which one with --socket PATH")
+    return found[0] if found else runtime_directory() / "NAME" / "control.sock"
 
 
 def _hub_socket(args: argparse.Namespace) -> Path:

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from firmware_node.adapters.control import call
 from firmware_node.errors import ConfigError, EnvironmentFailure, FirmwareNodeError
@@ -69,7 +69,7 @@ air = "{run}/air.sock"
 def run_demo(device: str, size: int, keep: str | None, seed: int, as_json: bool) -> int:
     """The ``demo`` of the contract; the exit code."""
     if device != "ppmid":
-        raise ConfigError(f"--device {device}: only ppmid can be emulated so far")
+        raise ConfigError(f"--device {device}: not yet available, expected ppmid")
     if not 1024 <= size <= 10_000_000:
         raise ConfigError(f"--size: found {size}, expected 1024 to 10000000")
     with contextlib.ExitStack() as stack:
@@ -82,6 +82,7 @@ def run_demo(device: str, size: int, keep: str | None, seed: int, as_json: bool)
             root.mkdir(parents=True, exist_ok=True)
             if any(root.iterdir()):
                 raise ConfigError(f"--keep {keep}: expected an empty folder")
+        signal.signal(signal.SIGTERM, _stop)
         return _Demo(root, run, size, seed, as_json).run(stack)
 
 
@@ -93,6 +94,7 @@ class _Demo:
         self._seed = seed
         self._json = as_json
         self._transfer: list[float] = []
+        self._over = threading.Event()
 
     def run(self, stack: contextlib.ExitStack) -> int:
         began = time.monotonic()
@@ -103,6 +105,7 @@ class _Demo:
         self._spawn(stack, "run", "ppmid.toml", self._run / "ppmid.sock")
         before = self._status()
         self._wait_joined()
+        stack.callback(self._over.set)
         threading.Thread(target=self._watch, daemon=True).start()
         self._say(f"SR 11.4: update PPMID {PPMID} from {self._running(before)}")
         messages = self._send("update.xml", "request", "11.4", "--image", "version-2.ota")
@@ -197,7 +200,7 @@ class _Demo:
 
     def _events(self) -> Iterator[dict[str, Any]]:
         """Every notification once, across the restart of the device."""
-        while True:
+        while not self._over.is_set():
             try:
                 yield from call(
                     self._run / "ppmid.sock", "GET", "/v1/events?follow=1", timeout_s=None
@@ -289,6 +292,11 @@ _SHOWN = (
     "upgrade_failed",
     "alert_queued",
 )
+
+
+def _stop(number: int, _frame: object) -> NoReturn:
+    """Ended from outside, the demo ends its processes too."""
+    sys.exit(128 + number)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

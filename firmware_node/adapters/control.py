@@ -78,7 +78,10 @@ class ControlServer:
                 request = await _read_request(connection, reader)
             await self._answer(connection, request, reader, writer)
         except Refusal as refusal:
-            _write(writer, connection, refusal.status, {"error": refusal.text})
+            if connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                _write(writer, connection, refusal.status, {"error": refusal.text})
+            else:  # in the middle of a stream, which just ends early
+                _log.warning("control: %s", refusal.text)
         except h11.RemoteProtocolError as error:
             if connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
                 _write(writer, connection, error.error_status_hint, {"error": str(error)})

@@ -203,10 +203,14 @@ class HubDaemon:
         if state != "valid":
             if self._config.dcc.request_signature == "require":
                 reason = f"request signature: {state}, and this DCC requires a valid one"
-                refused = {"response_code": None, "warnings": [], "error": reason}
-                return stream(
-                    [{"request_id": request.request_id, "request_signature": state, **refused}]
-                )
+                refused: Document = {
+                    "request_id": request.request_id,
+                    "response_code": None,
+                    "request_signature": state,
+                    "warnings": [],
+                    "error": reason,
+                }
+                return stream([refused])
             warnings.append(f"request signature: {state}")
         head: Document = {
             "request_id": request.request_id,

@@ -56,9 +56,12 @@ def request_progress(document: Mapping[str, Any]) -> None:
         print(f"  {message(document['message'])}", flush=True)
     else:
         print(f"request {document['request_id'] or '(GBCS message)'}")
-        print(f"  response {document['response_code']}")
+        if document["response_code"]:
+            print(f"  response {document['response_code']}")
         for warning in document["warnings"]:
             print(f"  warning: {warning}", flush=True)
+        if "error" in document:
+            print(f"  refused: {document['error']}", flush=True)
 
 
 def message(document: Mapping[str, Any]) -> str:

@@ -8,21 +8,50 @@ their ratio means something on another machine.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
 import platform
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from firmware_node.adapters.control import call
+from firmware_node.adapters.storage import FileStorage
+from firmware_node.boundary import (
+    Frame,
+    FrameReceived,
+    Input,
+    NetworkUp,
+    OfferImage,
+    PeerAnnounced,
+    SendFrame,
+    Started,
+)
 from firmware_node.crypto import Keyring
+from firmware_node.errors import FirmwareNodeError
+from firmware_node.node.device import Device
 from firmware_node.node.verification import verify_image
-from firmware_node.terms import DeviceSettings, DeviceType, EntityId, ImageKey
+from firmware_node.rig.comms_hub import CommsHub, HubSettings
+from firmware_node.rig.world import SeededEntropy
+from firmware_node.terms import (
+    COORDINATOR,
+    DeviceSettings,
+    DeviceType,
+    EntityId,
+    ImageKey,
+    ShortAddress,
+)
 from firmware_node.tools.image import build_image
 from firmware_node.tools.keys import build_keys
+from firmware_node.wire import ota
 from firmware_node.wire.manufacturer_image import Manifest
 
 MIB = 1024 * 1024
@@ -84,7 +113,149 @@ def verify_1mib() -> Figure:
     )
 
 
+def _pump(directory: Path) -> tuple[int, float]:
+    """Blocks and seconds of one 1 MiB download, device and hub in this process, real bank files."""
+    keyring = Keyring(build_keys(b"bench"))
+    ppmid, hub_id = EntityId.parse("00db1234567890a4"), EntityId.parse("00db1234567890a2")
+    key = keyring.manufacturer_signing_key(0x121D)
+
+    def file(version: int, size: int) -> bytes:
+        manifest = Manifest(ImageKey(0x121D, 0x0084, version), 0x0000, 0xFFFF)
+        return build_image(manifest, size=size, manufacturer_key=key)
+
+    settings = DeviceSettings(DeviceType.PPMID, ppmid, 0x121D, 0x0084, 0x1111, True)
+    storage = FileStorage(directory, MIB)
+    device = Device(settings, storage, keyring, SeededEntropy(1), factory_image=file(1, 4096))
+    hub = CommsHub(HubSettings(hub_id, EntityId.parse("90b3d51f30000002")), keyring)
+    device_address, image = ShortAddress(1), file(2, MIB)
+    to_hub: deque[Frame] = deque()
+    to_device: deque[Frame] = deque()
+    blocks = 0
+
+    def give_device(item: Input) -> None:
+        effects = device.step(item, 0)
+        storage.commit()
+        to_hub.extend(e.frame for e in effects if isinstance(e, SendFrame))
+
+    def give_hub(item: Input) -> None:
+        to_device.extend(e.frame for e in hub.step(item, 0) if isinstance(e, SendFrame))
+
+    give_device(Started())
+    give_hub(Started())
+    give_device(NetworkUp(device_address, 15))
+    give_hub(PeerAnnounced(device_address, ppmid))
+    give_hub(OfferImage("bench", image, (ppmid,)))
+    began = time.perf_counter()
+    while to_hub or to_device:
+        while to_hub:
+            frame = to_hub.popleft()
+            blocks += frame.payload[2:3] == b"\x03"
+            if frame.profile:
+                give_hub(FrameReceived(frame._replace(peer=device_address)))
+        while to_device:
+            give_device(FrameReceived(to_device.popleft()._replace(peer=COORDINATOR)))
+    seconds = time.perf_counter() - began
+    held = device.banks_report()["B"]
+    storage.close()
+    if held["state"] != "verified":
+        raise RuntimeError(f"the download ended with {held}")
+    return blocks, seconds
+
+
+def ota_in_process() -> Figure:
+    """Device and hub in one process, every frame encoded and decoded by both, banks on disk.
+
+    The floor is what the same frames cost to encode and decode once each and to hash.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        runs = [_pump(Path(name) / str(run)) for run in range(3)]
+    image, data = ImageKey(0x121D, 0x0084, 2), bytes(50)
+
+    def codec_only() -> None:
+        for offset in range(0, 1000 * 50, 50):
+            asked = ota.encode_image_block_request(ota.ImageBlockRequest(image, offset, 50))
+            ota.decode_image_block_request(asked)
+            block = ota.encode_image_block_response(ota.BlockData(image, offset, data))
+            ota.decode_image_block_response(block)
+
+    return Figure(
+        "ota.in_process.blocks_per_second",
+        max(blocks / seconds for blocks, seconds in runs),
+        "blocks/s",
+        True,
+        Baseline("coding the same commands alone", 1000 / best_seconds(codec_only)),
+    )
+
+
+def start_to_ready() -> Figure:
+    """A daemon from its start to the answer of its control socket, against a bare interpreter."""
+    with _daemon() as (seconds, _):
+        value = seconds
+    bare = best_seconds(lambda: subprocess.run([sys.executable, "-c", ""], check=True), 3)
+    return Figure(
+        "daemon.start_to_ready.seconds", value, "s", False, Baseline("python -c ''", bare)
+    )
+
+
+def daemon_rss() -> Figure:
+    """Resident memory of an idle daemon, against an interpreter with the libraries it needs."""
+    with _daemon() as (_, process):
+        value = _rss(process.pid)
+    code = "import asyncio, sqlite3, construct, sys\n"
+    code += "from cryptography.hazmat.primitives.asymmetric import ec\n"
+    code += "from cryptography import x509\nprint(flush=True)\nsys.stdin.read()"
+    bare = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert bare.stdout is not None
+    bare.stdout.readline()
+    floor = _rss(bare.pid)
+    bare.communicate()
+    return Figure("daemon.rss.bytes", value, "bytes", False, Baseline("its libraries alone", floor))
+
+
+@contextlib.contextmanager
+def _daemon() -> Iterator[tuple[float, subprocess.Popen[bytes]]]:
+    """A provisioned daemon, started again; the seconds to its first answer."""
+    with tempfile.TemporaryDirectory(prefix="fn-") as name:
+        root = Path(name)
+        (root / "keys").mkdir()
+        for file, data in build_keys(b"bench").items():
+            (root / "keys" / file).write_bytes(data)
+        (root / "c.toml").write_text(
+            '[device]\ntype = "ppmid"\nentity_id = "00-DB-12-34-56-78-90-A4"\n'
+            "manufacturer_code = 0x121D\nimage_type = 0x0084\nhardware_version = 0x1111\n"
+            f'[storage]\ndirectory = "{root}/state"\n[keys]\ndirectory = "{root}/keys"\n'
+            f'[radio]\nair = "{root}/air"\n[control]\nsocket = "{root}/s"\n'
+        )
+        for last in (False, True):
+            began = time.perf_counter()
+            process = subprocess.Popen(
+                [sys.executable, "-m", "firmware_node", "run", f"{root}/c.toml"],
+                stderr=subprocess.DEVNULL,
+            )
+            try:
+                while True:
+                    with contextlib.suppress(FirmwareNodeError):
+                        list(call(root / "s", "GET", "/v1/status"))
+                        break
+                    time.sleep(0.002)
+                if last:
+                    yield time.perf_counter() - began, process
+            finally:
+                process.terminate()
+                process.wait()
+
+
+def _rss(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 FIGURES: Mapping[str, Callable[[], Figure]] = {
+    "ota.in_process.blocks_per_second": ota_in_process,
+    "daemon.start_to_ready.seconds": start_to_ready,
+    "daemon.rss.bytes": daemon_rss,
     "verify.1mib.seconds": verify_1mib,
 }
 

@@ -210,17 +210,17 @@ _KINDS = ["gb-supplier-signed", "gb-plain", "zigbee"]
 
 
 def _number(text: str) -> int:
-    value = int(text, 0)
-    if not 0 <= value <= 0xFFFF:
-        raise argparse.ArgumentTypeError("expected 0 to 0xFFFF")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 <= int(text, 0) <= 0xFFFF:
+            return int(text, 0)
+    raise argparse.ArgumentTypeError(f"found {text!r}, expected 0 to 0xFFFF")
 
 
 def _hex_version(text: str) -> int:
-    value = int(text, 16)
-    if not 0 <= value <= 0xFFFFFFFF:
-        raise argparse.ArgumentTypeError("expected at most 8 hexadecimal digits")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 <= int(text, 16) <= 0xFFFFFFFF:
+            return int(text, 16)
+    raise argparse.ArgumentTypeError(f"found {text!r}, expected at most 8 hexadecimal digits")
 
 
 # --- daemons --------------------------------------------------------------------------------------
@@ -310,6 +310,8 @@ def _dcc_send(args: argparse.Namespace) -> int:
         raise
     except FirmwareNodeError as error:  # the hub read the file and found it wrong
         raise ConfigError(f"{args.file}: {error}") from error
+    if "request_id" not in result:
+        raise EnvironmentFailure(f"{_hub_socket(args)}: the hub ended before it answered")
     result["result"] = _send_result(result, args.wait)
     if args.json:
         ordered = ("result", "request_id", "response_code", "request_signature", "warnings")
@@ -582,7 +584,7 @@ def _control(args: argparse.Namespace) -> int:
 def _call(
     socket: Path, method: str, target: str, body: bytes | None = None, timeout_s: float | None = 30
 ) -> Iterator[dict[str, Any]]:
-    from firmware_node.adapters.control import call
+    from firmware_node.adapters.control_client import call
 
     return call(socket, method, target, body, timeout_s)
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from firmware_node.adapters.control import call
+from firmware_node.adapters.control_client import call
 from firmware_node.errors import ConfigError, EnvironmentFailure, FirmwareNodeError
 from firmware_node.tools import render
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from firmware_node.adapters.control import call
+from firmware_node.adapters.control_client import call
 from firmware_node.adapters.storage import FileStorage
 from firmware_node.boundary import (
     Frame,

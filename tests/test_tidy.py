@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "adapters.": (*FOUNDATION, "boundary", "wire.", "crypto", "config"),
     "adapters.daemon": ("node.",),  # the drivers know their machines
     "adapters.hub_daemon": ("rig.", "tools.duis", "sealing"),
-    "demo": (*FOUNDATION, "adapters.control", "tools.render"),
+    "demo": (*FOUNDATION, "adapters.control_client", "tools.render"),
     "cli": ("",),  # anything
 }
 # The two that drive devices as well as hubs.

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.client
 import json
 import logging
-import os
-import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -22,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 import h11
 
 from firmware_node.adapters.virtual_radio import listen
-from firmware_node.errors import EnvironmentFailure, FirmwareNodeError
+from firmware_node.errors import FirmwareNodeError
 
 BODY_MAX = 20 * 1024 * 1024  # bytes; an image of the schema's limit in base64, with its XML
 REQUEST_TIMEOUT_S = 30
@@ -183,43 +180,3 @@ def _send(writer: asyncio.StreamWriter, connection: h11.Connection, event: Any) 
     data = connection.send(event)
     if data:
         writer.write(data)
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path, timeout_s: float | None) -> None:
-        super().__init__("localhost", timeout=timeout_s)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(os.fspath(self._path))
-
-
-def call(
-    path: Path, method: str, target: str, body: bytes | None = None, timeout_s: float | None = 30
-) -> Iterator[Document]:
-    """The documents a daemon answers; the iterator follows a stream.
-
-    Raises:
-        EnvironmentFailure: nobody answers at ``path``.
-        FirmwareNodeError: the daemon refuses; its one line.
-    """
-    connection = _UnixConnection(path, timeout_s)
-    try:
-        connection.request(method, target, body=body)
-        response = connection.getresponse()
-        if response.status != 200:
-            try:
-                text = str(json.loads(response.read())["error"])
-            except (ValueError, KeyError):
-                text = f"HTTP {response.status}"
-            raise FirmwareNodeError(text)
-        for line in response:
-            if line.strip():
-                yield json.loads(line)
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise EnvironmentFailure(f"{path}: no daemon answers ({reason})") from error
-    finally:
-        connection.close()

@@ -59,7 +59,7 @@ class BankView:
     state: BankState
     image: ImageKey | None = None
     size: int = 0  # bytes of the OTA file
-    sha256: str = ""  # hex, of the OTA file
+    fingerprint: str = ""  # hex, of the OTA file
     manufacturer_sha256: str = ""  # hex
 
     @property
@@ -350,7 +350,7 @@ class Banks:
         verified = self._verify(data)
         self.check_policy(verified)
         self._write_whole(self.spare, data)
-        verified = self.verify_held(len(data), verified.file_sha256)
+        verified = self.verify_held(len(data), hashlib.sha256(data).digest())
         self.mark_verified(verified)
         return verified
 
@@ -448,7 +448,7 @@ class Banks:
         if not 0 < size <= area.size:
             raise RefusedError(Status.INVALID_IMAGE, "image_malformed", f"size {size}")
         verified = self._verify(area.read(0, size))
-        if view.sha256 and view.sha256 != verified.file_sha256.hex():
+        if view.fingerprint and view.fingerprint != verified.fingerprint.hex():
             raise RefusedError(
                 Status.INVALID_IMAGE, "bank_changed", f"bank {bank.value} is not what was stored"
             )
@@ -498,10 +498,10 @@ def _view_of(verified: VerifiedImage, state: BankState) -> BankView:
         state,
         verified.image,
         verified.file_size,
-        verified.file_sha256.hex(),
+        verified.fingerprint.hex(),
         verified.manufacturer_sha256.hex(),
     )
 
 
 def _with_state(view: BankView, state: BankState) -> BankView:
-    return BankView(state, view.image, view.size, view.sha256, view.manufacturer_sha256)
+    return BankView(state, view.image, view.size, view.fingerprint, view.manufacturer_sha256)

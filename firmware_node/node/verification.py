@@ -37,7 +37,7 @@ class VerifiedImage:
     image: ImageKey
     format: ImageFormat
     file_size: int  # bytes of the whole OTA file
-    file_sha256: bytes
+    fingerprint: bytes  # over header, hash of the manufacturer image, and what follows it
     manufacturer_image: Span
     manufacturer_sha256: bytes  # the Manufacturer Image Hash of GBCS (gbcs.md 2.1)
     manifest: Manifest | None  # None: a vendor's own image, which runs with defaults
@@ -79,7 +79,7 @@ def verify_image(data: bytes, settings: DeviceSettings, keyring: Keyring) -> Ver
         image=header.image,
         format=ota_file.format,
         file_size=len(data),
-        file_sha256=hashlib.sha256(data).digest(),
+        fingerprint=_fingerprint(view, span, digest.digest()),
         manufacturer_image=span,
         manufacturer_sha256=digest.digest(),
         manifest=manifest,
@@ -87,6 +87,14 @@ def verify_image(data: bytes, settings: DeviceSettings, keyring: Keyring) -> Ver
         hardware_version_min=header.hardware_version_min,
         hardware_version_max=header.hardware_version_max,
     )
+
+
+def _fingerprint(view: memoryview, span: Span, manufacturer_sha256: bytes) -> bytes:
+    """Names the whole file without hashing its bulk a second time."""
+    digest = hashlib.sha256(view[: span.offset])
+    digest.update(manufacturer_sha256)
+    digest.update(view[span.end :])
+    return digest.digest()
 
 
 def check_header(header: OtaHeader, settings: DeviceSettings) -> None:

@@ -69,6 +69,7 @@ class _Transfer:
     block_ms: int | None = None  # last block served
     transferred: bool = False
     activating: bool = False
+    activate_at: int | None = None  # UTC; one that moved with every answer would never come
 
 
 @dataclass(slots=True)
@@ -485,10 +486,14 @@ class OtaServer:
     ) -> tuple[Sequence[SendFrame], bool]:
         """The answer, and whether it lets the device activate."""
         image, utc = transfer.offer.header.image, self._utc(now_ms)
-        after_s = None if transfer.offer.external else self._settings.activate_after_s
-        response = ota.UpgradeEndResponse(
-            image, utc, ota.HOLD if after_s is None else utc + after_s
-        )
+        after_s = self._settings.activate_after_s
+        if after_s is not None and not transfer.offer.external:
+            if transfer.activate_at is None:
+                transfer.activate_at = utc + after_s
+            upgrade_time = max(transfer.activate_at, utc)
+        else:
+            upgrade_time = ota.HOLD
+        response = ota.UpgradeEndResponse(image, utc, upgrade_time)
         match self.script.next(ota.UPGRADE_END_REQUEST):
             case "end_silence":
                 return (), False

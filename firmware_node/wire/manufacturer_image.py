@@ -22,6 +22,7 @@ MAGIC = b"FWN1"
 SIGNED = 0x01
 SIGNATURE_SIZE = 64
 MANIFEST_SIZE_MAX = 4096  # bytes; a manifest is a dozen short fields
+TEXT_SIZE_MAX = 64  # characters; the Basic cluster's strings hold 16
 _HEAD = struct.Struct("<4sBII")
 
 
@@ -120,7 +121,8 @@ def _has_type(name: str, value: object) -> bool:
     if name in ("image", "from_versions"):
         return isinstance(value, list) and all(_is_u32(item) for item in value)
     if name in ("version_string", "date_code"):
-        return isinstance(value, str) and len(value) <= 64
+        # JSON can spell half a surrogate pair, which no attribute or log could encode.
+        return isinstance(value, str) and len(value) <= TEXT_SIZE_MAX and value.isprintable()
     if name in ("self_test", "confirms", "switch_works"):
         return isinstance(value, bool)
     return _is_u32(value) or (name == "crash_after_ms" and value is None)

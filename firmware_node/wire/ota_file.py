@@ -284,8 +284,10 @@ def _decode_zigbee(data: bytes, header: OtaHeader) -> OtaFile:
 
 
 def _integrity(data: bytes, elements: Sequence[SubElement]) -> tuple[bytes | None, Span | None]:
-    """The integrity code and what it covers: the file up to the code's own tag.
+    """The integrity code and what it covers: the file up to the code's value.
 
+    The code's own tag and length are covered too; a certified stack (Exegin) hashes the header,
+    every tag, length and value, and leaves out this value alone.
     It must be the last sub-element, or octets behind it would be covered by nothing.
     """
     codes = [element for element in elements if element.tag == TAG_INTEGRITY_CODE]
@@ -294,7 +296,7 @@ def _integrity(data: bytes, elements: Sequence[SubElement]) -> tuple[bytes | Non
     span = codes[0].span
     if len(codes) > 1 or codes[0] is not elements[-1] or span.size != INTEGRITY_CODE_SIZE:
         raise DecodeError("integrity code", span.offset - 6, "expected 16 octets, once, at the end")
-    return data[span.offset : span.end], Span(0, span.offset - 6)
+    return data[span.offset : span.end], Span(0, span.offset)
 
 
 def _fields_size(control: int) -> int:

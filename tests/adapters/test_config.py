@@ -1,0 +1,208 @@
+"""Configuration files as an operator writes them, and the one line each mistake gives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from firmware_node.config import (
+    IMAGE_FILE_MAX,
+    KEY_FILE_MAX,
+    DeviceConfig,
+    HubConfig,
+    read_config,
+    read_device_config,
+    read_hub_config,
+    read_image,
+    read_key_folder,
+    schema,
+)
+from firmware_node.errors import ConfigError
+from firmware_node.terms import DeviceType, EntityId, ImageFormat
+
+DEVICE = """\
+[device]
+type = "ppmid"
+entity_id = "00-DB-12-34-56-78-90-A4"
+manufacturer_code = 0x121D
+image_type = 0x0084
+hardware_version = 0x1111
+[storage]
+directory = "/var/tmp/state"
+bank_size = 1048576
+[keys]
+directory = "keys"
+[radio]
+type = "virtual"
+air = "air.sock"
+[control]
+socket = "control.sock"
+"""
+HUB = """\
+[hub]
+entity_id = "00-DB-12-34-56-78-90-A2"
+[dcc]
+socket = "hub.sock"
+request_signature = "require"
+[keys]
+directory = "keys"
+[radio]
+air = "air.sock"
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "ppmid.toml"
+
+
+def test_a_device_file_gives_the_settings_of_the_core(file: Path) -> None:
+    file.write_text(
+        DEVICE.replace("[storage]", 'image_format = "gb-plain"\n[storage]')
+        + "[ota]\nblock_size = 48\n[activation]\nconfirm_after_s = 1\n"
+    )
+    config = read_device_config(file)
+    settings = config.settings()
+    assert settings.type is DeviceType.PPMID
+    assert settings.entity_id == EntityId.parse("00db1234567890a4")
+    assert (settings.manufacturer_code, settings.image_type) == (0x121D, 0x0084)
+    assert settings.image_format is ImageFormat.GB_PLAIN
+    assert not settings.manufacturer_signature_required
+    assert settings.ota.block_size == 48
+    assert settings.activation.confirm_after_s == 1
+    assert settings.activation.trial_starts_max == 5  # not given: the default
+    assert config.control.socket == "control.sock"
+
+
+def test_a_hub_file_is_told_from_a_device_file(file: Path) -> None:
+    file.write_text(HUB)
+    config = read_config(file)
+    assert isinstance(config, HubConfig)
+    assert config == read_hub_config(file)
+    assert config.dcc.request_signature == "require"
+    file.write_text(DEVICE)
+    assert isinstance(read_config(file), DeviceConfig)
+
+
+@pytest.mark.parametrize(
+    ("found", "instead", "line"),
+    [
+        ("bank_size =", "bank_sise =", "ppmid.toml:9: unknown key storage.bank_sise"),
+        ("bank_size =", "bank_sise =", "the nearest known key is storage.bank_size"),
+        ("[radio]", "[radoi]", "ppmid.toml:12: unknown key radoi; the nearest known key is radio"),
+        ('directory = "keys"', "directory = 5", "ppmid.toml:11: keys.directory: found int 5"),
+        ('type = "ppmid"', 'type = "toaster"', "ppmid.toml:2: device.type: found 'toaster'"),
+        ("0x121D", "0x1121D", "ppmid.toml:4: device.manufacturer_code: found 70173"),
+        ("0x0084", "true", "ppmid.toml:5: device.image_type: found bool True"),
+        ("0x1111", "-1", "ppmid.toml:6: device.hardware_version: found -1, expected 0 to 65535"),
+        ("-A4", "-G4", "ppmid.toml:3: device.entity_id: entity id: expected 16 hexadecimal"),
+        ("1048576", "10", "ppmid.toml:9: storage.bank_size: found 10, expected 4096 to"),
+        ("image_type = 0x0084\n", "", "ppmid.toml:1: missing key device.image_type"),
+        ('"virtual"', '"znp"', "radio.type: znp is not available yet"),
+        ('type = "ppmid"', 'type = "ppmid', "ppmid.toml: Illegal character"),
+        ("[control]", "[device]", "ppmid.toml: Cannot declare"),
+    ],
+)
+def test_each_mistake_is_one_line_that_says_where_and_what(
+    file: Path, found: str, instead: str, line: str
+) -> None:
+    assert found in DEVICE
+    file.write_text(DEVICE.replace(found, instead, 1))
+    with pytest.raises(ConfigError) as caught:
+        read_device_config(file)
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("found", "instead", "line"),
+    [
+        ("-A2", "", "ppmid.toml:2: hub.entity_id"),
+        ('"require"', '"maybe"', "ppmid.toml:5: dcc.request_signature: found 'maybe'"),
+        ("[dcc]", 'activation = "soon"\n[dcc]', "hub.activation: found 'soon'"),
+        ("[dcc]", 'script = "abort"\n[dcc]', "hub.script: found str 'abort', expected a list"),
+        ("[dcc]", "block_size_max = 0\n[dcc]", "hub.block_size_max: found 0, expected 1 to 255"),
+    ],
+)
+def test_each_mistake_of_a_hub_file_too(file: Path, found: str, instead: str, line: str) -> None:
+    file.write_text(HUB.replace(found, instead, 1))
+    with pytest.raises(ConfigError) as caught:
+        read_hub_config(file)
+    assert line in str(caught.value)
+
+
+def test_a_file_that_is_absent_or_no_text_is_a_configuration_error(file: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        read_device_config(file)
+    file.write_bytes(b"[device]\ntype = '\xff'")
+    with pytest.raises(ConfigError, match="not UTF-8 at octet 17"):
+        read_device_config(file)
+
+
+def test_paths_that_are_not_given_follow_from_the_files_name(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("STATE_DIRECTORY", "RUNTIME_DIRECTORY"):  # as systemd says it
+        monkeypatch.setenv(name, "given")
+    needed = DEVICE.partition("[storage]")[0]
+    file.write_text(needed + '[keys]\ndirectory = "keys"\n')
+    config = read_device_config(file)
+    assert config.storage.directory == "/var/lib/firmware-node/ppmid"
+    assert config.control.socket == "/run/firmware-node/ppmid/control.sock"
+    assert config.radio.air == "/run/firmware-node/air.sock"
+
+
+def test_a_key_folder_gives_keys_and_certificates_only(tmp_path: Path) -> None:
+    (tmp_path / "00db1234567890a4-ds.pem").write_bytes(b"public")
+    (tmp_path / "00db1234567890a4-ds.key").write_bytes(b"private")
+    (tmp_path / "README").write_bytes(b"not a key")
+    found = read_key_folder(str(tmp_path))
+    assert found == {"00db1234567890a4-ds.key": b"private", "00db1234567890a4-ds.pem": b"public"}
+
+
+def test_credentials_are_read_by_their_prefix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "keys_00db1234567890a4-ds.pem").write_bytes(b"public")
+    (tmp_path / "other_00db1234567890a4-ds.pem").write_bytes(b"another")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert read_key_folder("credential:keys") == {"00db1234567890a4-ds.pem": b"public"}
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY")
+    with pytest.raises(ConfigError, match="CREDENTIALS_DIRECTORY is not set"):
+        read_key_folder("credential:keys")
+
+
+def test_a_key_folder_that_is_absent_empty_or_holds_a_huge_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        read_key_folder(str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match=r"no \.pem or \.key file"):
+        read_key_folder(str(tmp_path))
+    (tmp_path / "a.pem").write_bytes(bytes(KEY_FILE_MAX + 1))
+    with pytest.raises(ConfigError, match="too large for a key"):
+        read_key_folder(str(tmp_path))
+
+
+def test_an_image_file_is_limited_in_size(tmp_path: Path) -> None:
+    path = tmp_path / "image.ota"
+    with path.open("wb") as file:
+        file.truncate(IMAGE_FILE_MAX + 1)
+    with pytest.raises(ConfigError, match="more than"):
+        read_image(str(path))
+    with pytest.raises(ConfigError, match="Is a directory"):
+        read_image(str(tmp_path))
+    path.write_bytes(b"image")
+    assert read_image(str(path)) == b"image"
+
+
+def test_the_schema_tells_choices_ranges_and_defaults() -> None:
+    shape = schema(DeviceConfig)
+    json.dumps(shape)
+    assert shape["required"] == ["device", "keys"]
+    device = shape["properties"]["device"]
+    assert device["additionalProperties"] is False
+    assert device["properties"]["type"]["enum"] == [kind.value for kind in DeviceType]
+    bank_size = shape["properties"]["storage"]["properties"]["bank_size"]
+    assert (bank_size["minimum"], bank_size["default"]) == (4096, 1048576)
+    assert schema(HubConfig)["properties"]["hub"]["required"] == ["entity_id"]

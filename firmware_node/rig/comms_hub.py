@@ -79,6 +79,10 @@ class CommsHub:
         """The scripted misbehaviours that happened, in order."""
         return self._ota.script.fired
 
+    def behave(self) -> None:
+        """The script is over, even where it did not happen."""
+        self._ota.script.stop()
+
     def utc(self, now_ms: int) -> int:
         """The hub's time, seconds since 2000-01-01."""
         return self._utc_base + now_ms // 1000

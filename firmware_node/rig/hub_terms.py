@@ -109,6 +109,11 @@ class Script:
         self.fired: list[str] = []
         self.active = any(self._left)
 
+    def stop(self) -> None:
+        """Whatever is left of it will not happen."""
+        self._left = [0] * len(self._left)
+        self.active = False
+
     def next(self, command: int, offset: int = 0) -> str | None:
         """The fault of the answer to this request; None: it is answered well."""
         if not self.active:

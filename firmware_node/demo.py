@@ -14,9 +14,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from firmware_node.adapters.control_client import call
 from firmware_node.errors import ConfigError, EnvironmentFailure, FirmwareNodeError
@@ -26,6 +26,7 @@ PPMID = "00-DB-12-34-56-78-90-A4"
 BLOCK_SIZE = 50
 START_LIMIT_S = 15
 RUN_LIMIT_S = 600
+END_LIMIT_S = 10
 
 _DEVICE = """\
 [device]
@@ -95,9 +96,11 @@ class _Demo:
         self._json = as_json
         self._transfer: list[float] = []
         self._over = threading.Event()
+        self._processes: list[subprocess.Popen[Any]] = []
 
     def run(self, stack: contextlib.ExitStack) -> int:
         began = time.monotonic()
+        stack.callback(self._end)
         self._say("keys, two signed images and two configurations")
         self._prepare()
         self._say("starting the Comms Hub and the PPMID, each a process of its own")
@@ -145,14 +148,7 @@ class _Demo:
 
     def _spawn(self, stack: contextlib.ExitStack, verb: str, config: str, socket: Path) -> None:
         log = stack.enter_context((self._root / f"{verb}.log").open("wb"))
-        process = subprocess.Popen(
-            [sys.executable, "-m", "firmware_node", "-v", verb, config],
-            cwd=self._root,
-            stdout=log,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
-        )
-        stack.callback(_end, process)
+        process = self._start(["-v", verb, config], log, log)
         limit = time.monotonic() + START_LIMIT_S
         while True:
             with contextlib.suppress(EnvironmentFailure, FirmwareNodeError):
@@ -222,18 +218,45 @@ class _Demo:
         return messages
 
     def _command(self, *arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "firmware_node", *arguments],
-            cwd=self._root,
-            capture_output=True,
-            text=True,
-            timeout=RUN_LIMIT_S,
-            check=False,
-        )
-        if done.returncode:
-            reason = done.stderr.strip() or done.stdout.strip()
+        process = self._start(arguments, subprocess.PIPE, subprocess.PIPE)
+        try:
+            out, err = process.communicate(timeout=RUN_LIMIT_S)
+        except subprocess.TimeoutExpired as error:
+            raise FirmwareNodeError(
+                f"{' '.join(arguments[:2])}: not done after {RUN_LIMIT_S} s"
+            ) from error
+        if process.returncode:
+            reason = err.decode().strip() or out.decode().strip()
             raise FirmwareNodeError(f"{' '.join(arguments[:2])}: {reason}")
-        return done.stdout
+        self._processes.remove(process)
+        return str(out.decode())
+
+    def _start(
+        self, arguments: Sequence[str], out: int | IO[bytes], err: int | IO[bytes]
+    ) -> subprocess.Popen[bytes]:
+        """One of our commands; until we know the process, nothing may take us away from it."""
+        with _uninterrupted():
+            process = subprocess.Popen(
+                [sys.executable, "-m", "firmware_node", *arguments],
+                cwd=self._root,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+            )
+            self._processes.append(process)
+        return process
+
+    def _end(self) -> None:
+        """Stop whatever still runs, the last first."""
+        for process in reversed(self._processes):
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in reversed(self._processes):
+            try:
+                process.wait(END_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
     @staticmethod
     def _running(status: dict[str, Any]) -> str:
@@ -299,14 +322,19 @@ def _stop(number: int, _frame: object) -> NoReturn:
     sys.exit(128 + number)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """SIGINT and SIGTERM wait until the end of the block."""
+    caught: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda found, _: caught.append(found)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+        if caught:
+            signal.raise_signal(caught[0])
 
 
 assert os.name == "posix"  # Unix sockets and re-execution in place

@@ -78,6 +78,7 @@ def one_line(captured: Output) -> str:
         (("image", "inspect", "/nonexistent"), "No such file"),
         (("image", "inspect", "/proc/self/status"), ""),
         (("dcc", "send", "/nonexistent"), "No such file"),
+        (("dcc", "send", "/proc/self/status", "--timeout", "5"), "together with --wait"),
         (("dcc", "request", "11.4", "--devices", PPMID, "--keys", "/nonexistent"), "No such file"),
     ],
 )

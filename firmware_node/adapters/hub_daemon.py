@@ -52,6 +52,7 @@ from firmware_node.wire.gbcs import decode_message
 from firmware_node.wire.ota_file import decode_ota_header
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+WAIT_MAX_S = 7 * 24 * 3600
 MESSAGES_KEPT = 1000  # in memory, for ``GET /v1/messages``
 _FAILED = ("discarded", "hardware_mismatch", "transfer_failed", "unknown_device", "no_route")
 _log = logging.getLogger(__name__)
@@ -174,7 +175,7 @@ class HubDaemon:
             case "PUT", "/v1/clock":
                 return self._set_clock(request.body)
             case "POST", "/v1/requests":
-                return self._take_request(request.body, wait=bool(request.query.get("wait")))
+                return self._take_request(request.body, _patience_s(request))
         raise Refusal(404, f"{request.method} {request.path} is not known")
 
     def _set_clock(self, body: bytes) -> Document:
@@ -190,13 +191,16 @@ class HubDaemon:
         self._driver.deliver(SetClock(utc))
         return {"utc": self._hub.status(now_ms())["utc"]}
 
-    def _take_request(self, body: bytes, wait: bool) -> AsyncIterator[Document]:
-        """First what was understood, then deliveries and messages as they come."""
-        if duis.is_request(body):
-            return self._service_request(body, wait)
-        return self._gbcs_message(body, wait)
+    def _take_request(self, body: bytes, wait_s: int | None) -> AsyncIterator[Document]:
+        """First what was understood, then deliveries and messages as they come.
 
-    def _service_request(self, body: bytes, wait: bool) -> AsyncIterator[Document]:
+        ``wait_s`` bounds the wait; 0: as the configuration says, None: do not wait.
+        """
+        if duis.is_request(body):
+            return self._service_request(body, wait_s)
+        return self._gbcs_message(body, wait_s)
+
+    def _service_request(self, body: bytes, wait_s: int | None) -> AsyncIterator[Document]:
         request = duis.parse_request(body)
         state = duis.signature_state(body, self._keyring)
         warnings: list[str] = []
@@ -214,7 +218,7 @@ class HubDaemon:
             warnings.append(f"request signature: {state}")
         head: Document = {
             "request_id": request.request_id,
-            "response_code": "I0" if wait else "I99",
+            "response_code": "I99" if wait_s is None else "I0",
             "request_signature": state,
             "warnings": warnings,
         }
@@ -239,9 +243,9 @@ class HubDaemon:
                 wanted = {str(request.devices[0]): "CS08"}
             case other:
                 raise Refusal(400, f"service request {other} is not carried out yet")
-        return self._carry_out(head, item, wanted, wait)
+        return self._carry_out(head, item, wanted, wait_s)
 
-    def _gbcs_message(self, body: bytes, wait: bool) -> AsyncIterator[Document]:
+    def _gbcs_message(self, body: bytes, wait_s: int | None) -> AsyncIterator[Document]:
         try:
             text = body.strip()
             data = bytes.fromhex(text.decode("ascii")) if text[:1] in b"Dd" else body
@@ -251,14 +255,14 @@ class HubDaemon:
         recipient = message.header.recipient
         head: Document = {
             "request_id": "",
-            "response_code": "I0" if wait else "I99",
+            "response_code": "I99" if wait_s is None else "I0",
             "request_signature": "placeholder",
             "warnings": ["a GBCS message carried as it is"],
         }
-        return self._carry_out(head, CarryMessage(recipient, data), {str(recipient): ""}, wait)
+        return self._carry_out(head, CarryMessage(recipient, data), {str(recipient): ""}, wait_s)
 
     async def _carry_out(
-        self, head: Document, item: Input, wanted: dict[str, str], wait: bool
+        self, head: Document, item: Input, wanted: dict[str, str], wait_s: int | None
     ) -> AsyncIterator[Document]:
         """Until every device answered or failed, or the DCC's patience ends."""
         queue: asyncio.Queue[Document] = asyncio.Queue()
@@ -271,9 +275,9 @@ class HubDaemon:
                 self._driver.deliver(item)
             dcc = self._config.dcc
             patience_s = dcc.poll_s if isinstance(item, OfferImage) else dcc.message_poll_s
-            deadline = time.monotonic() + patience_s
+            deadline = time.monotonic() + (wait_s or patience_s)
             while wanted:
-                if not wait and queue.empty():
+                if wait_s is None and queue.empty():
                     return
                 try:
                     async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
@@ -302,6 +306,13 @@ class HubDaemon:
                         wanted.pop(message["originator"])
         finally:
             self._followers.discard(queue)
+
+
+def _patience_s(request: Request) -> int | None:
+    limit = request.query.get("limit_s", "0")
+    if not limit.isdecimal() or not int(limit) <= WAIT_MAX_S:
+        raise Refusal(400, f"limit_s: found {limit!r}, expected 0 to {WAIT_MAX_S}")
+    return int(limit) if request.query.get("wait") else None
 
 
 def _concerns(message: Document, wanted: dict[str, str]) -> bool:

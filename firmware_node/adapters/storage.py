@@ -5,10 +5,14 @@ Promises of ``boundary.Storage`` on real files. Ordering rules (dual-bank.md 2, 
 1. The lock is held before anything else is touched.
 2. Files get their full size, an fsync and a directory fsync before the first record is committed;
    bank files are never renamed, truncated, unlinked or grown afterwards.
-3. ``commit``: one transaction with one fsync; then the ratchet values queued for after it.
+3. ``commit``: one transaction with one fsync; then the ratchet values queued for after it, or a
+   note of the commit's number there.
 4. A failed write or fsync is never retried: the process ends and the next start reads the truth.
-5. A database that cannot be read is salvaged into a new file which replaces it whole; the old
-   write-ahead log goes first, or it would be replayed into the new database.
+5. A database that cannot be read is salvaged into a new file. From the moment that file has its
+   name ``node.db.new`` it counts, and every start finishes the replacement: the old write-ahead log
+   goes first, or it would be replayed into the new database.
+6. Records whose commit is older than the one that the ratchet saw went back in time. They are
+   dropped, but for the messages that wait: to repeat one is harmless, an old counter is not.
 
 The connection is private to this process (EXCLUSIVE), all rows live in memory, and every row has a
 CRC32 over its key and value: a row that fails it is lost, never data.
@@ -17,17 +21,21 @@ CRC32 over its key and value: a row that fails it is lost, never data.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import sqlite3
 import stat
-import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from firmware_node.boundary import PAGE_SIZE, BankArea, RatchetValues
+from firmware_node.adapters.bank_files import (
+    RATCHET_SIZE,
+    BankFile,
+    RatchetFile,
+    file_failures,
+)
+from firmware_node.boundary import PAGE_SIZE, BankArea
 from firmware_node.errors import (
     EnvironmentFailure,
     RecordLostError,
@@ -39,12 +47,17 @@ from firmware_node.terms import BankId
 ROOM = 2 * PAGE_SIZE  # bytes besides the manufacturer image: OTA header, signature tail, tags
 BALLAST_SIZE = 1024 * 1024
 LOST_KEY = "lost"  # rows are missing after a salvage; Banks rebuilds them and removes it
+KEPT_WHEN_STALE = "outbox/"  # rule 6
 _DATABASE = "node.db"
-_RATCHET = struct.Struct("<4sQQQI")  # magic, sequence, counter ceiling, rollback floor, CRC32
-_RATCHET_MAGIC = b"RTC1"
-_SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS record "
-    "(key TEXT PRIMARY KEY, value BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID"
+_NEW = "node.db.new"
+_COMMIT_KEY = "~commit"  # rows of ours that ``Records`` does not show: number of the last commit,
+_AREA_KEY = "~area"  # and bytes of an image area
+_COLUMNS = "key TEXT PRIMARY KEY, value BLOB NOT NULL, crc INTEGER NOT NULL"
+_SCHEMA = f"CREATE TABLE record ({_COLUMNS}) WITHOUT ROWID"
+_SELECTS = (  # forwards and backwards; a rotten column type must not become an error of its own
+    "SELECT CAST(key AS TEXT), CAST(value AS BLOB), CAST(crc AS INTEGER) FROM record ORDER BY key",
+    "SELECT CAST(key AS TEXT), CAST(value AS BLOB), CAST(crc AS INTEGER) FROM record "
+    "ORDER BY key DESC",
 )
 _SETTINGS = (  # name, value to set, value read back
     ("locking_mode", "EXCLUSIVE", "exclusive"),
@@ -57,21 +70,36 @@ _SETTINGS = (  # name, value to set, value read back
     ("trusted_schema", 0, 0),
     ("cell_size_check", 1, 1),
 )
+# The machine's fault, not the file's: nothing may be thrown away because of these.
+_NOT_DAMAGE = (
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL,
+)
+_Row = tuple[str, bytes, int]
 
 
 @contextlib.contextmanager
 def _failures(what: str) -> Iterator[None]:
     """Turn operating-system and SQLite errors into ours."""
     try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFullError(f"{what}: {error.strerror}") from error
-        raise StorageError(f"{what}: {error.strerror or error}") from error
+        with file_failures(what):
+            yield
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+        if _code(error) == sqlite3.SQLITE_FULL:
             raise StorageFullError(f"{what}: {error}") from error
         raise StorageError(f"{what}: {error}") from error
+
+
+def _code(error: sqlite3.Error) -> int:
+    """The primary result code; SQLite tells an extended one, such as SQLITE_IOERR_READ."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
 
 
 class SqliteRecords:
@@ -82,13 +110,13 @@ class SqliteRecords:
         self._lost: set[str] = set()
         self.dirty: set[str] = set()
 
-    def load(self, rows: Sequence[tuple[str, bytes, int]]) -> None:
+    def load(self, rows: Sequence[_Row]) -> None:
         """Take the rows of the database; those with a wrong checksum are lost."""
         for key, value, crc in rows:
-            if isinstance(key, str) and isinstance(value, bytes) and crc == checksum(key, value):
+            if crc == checksum(key, value):
                 self._rows[key] = value
             else:
-                self._lost.add(str(key))
+                self._lost.add(key)
 
     def get(self, key: str) -> bytes | None:
         """See ``boundary.Records``."""
@@ -112,10 +140,19 @@ class SqliteRecords:
             self.dirty.add(key)
 
     def keys(self, prefix: str) -> Sequence[str]:
-        """See ``boundary.Records``."""
-        return sorted(key for key in self._rows.keys() | self._lost if key.startswith(prefix))
+        """See ``boundary.Records``; ours are hidden."""
+        return sorted(
+            key
+            for key in self._rows.keys() | self._lost
+            if key.startswith(prefix) and key not in (_COMMIT_KEY, _AREA_KEY)
+        )
 
-    def changes(self) -> tuple[list[tuple[str, bytes, int]], list[tuple[str]]]:
+    def number(self, key: str) -> int | None:
+        """A row of ours; None: absent or lost."""
+        value = self._rows.get(key)
+        return None if value is None else int(value)
+
+    def changes(self) -> tuple[list[_Row], list[tuple[str]]]:
         """Rows to write and keys to delete since the last commit."""
         writes = [
             (key, self._rows[key], checksum(key, self._rows[key]))
@@ -128,121 +165,6 @@ class SqliteRecords:
 def checksum(key: str, value: bytes) -> int:
     """CRC32 over key, a zero octet and value."""
     return zlib.crc32(value, zlib.crc32(key.encode() + b"\0"))
-
-
-class BankFile:
-    """One bank file: image area, then two trailer pages."""
-
-    def __init__(self, fd: int, size: int, name: str) -> None:
-        self._fd = fd
-        self._size = size
-        self._name = name
-
-    @property
-    def size(self) -> int:
-        """See ``boundary.BankArea``."""
-        return self._size
-
-    def write(self, offset: int, data: bytes) -> None:
-        """See ``boundary.BankArea``."""
-        assert offset % PAGE_SIZE == 0 and offset + len(data) <= self._size
-        self._pwrite(offset, data)
-
-    def read(self, offset: int, size: int) -> bytes:
-        """See ``boundary.BankArea``."""
-        assert offset + size <= self._size
-        return self._pread(offset, size)
-
-    def write_trailer(self, area: int, record: bytes) -> None:
-        """See ``boundary.BankArea``."""
-        assert area in (0, 1) and len(record) <= PAGE_SIZE
-        self._pwrite(self._size + area * PAGE_SIZE, record)
-
-    def read_trailer(self, area: int) -> bytes:
-        """See ``boundary.BankArea``."""
-        return self._pread(self._size + area * PAGE_SIZE, PAGE_SIZE)
-
-    def sync(self) -> None:
-        """See ``boundary.BankArea``."""
-        with _failures(self._name):
-            os.fdatasync(self._fd)
-
-    def _pwrite(self, offset: int, data: bytes) -> None:
-        rest = memoryview(data)
-        with _failures(self._name):
-            while rest:
-                written = os.pwrite(self._fd, rest, offset)
-                if written <= 0:
-                    raise OSError(errno.EIO, "nothing was written")
-                rest, offset = rest[written:], offset + written
-
-    def _pread(self, offset: int, size: int) -> bytes:
-        parts = []
-        with _failures(self._name):
-            while size:
-                part = os.pread(self._fd, size, offset)
-                if not part:
-                    raise OSError(errno.EIO, "the file is shorter than it was made")
-                parts.append(part)
-                offset, size = offset + len(part), size - len(part)
-        return b"".join(parts)
-
-
-class RatchetFile:
-    """Two areas, the older one is written; see ``boundary.Ratchet``."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._queued: RatchetValues | None = None
-
-    def read(self) -> RatchetValues:
-        """See ``boundary.Ratchet``."""
-        areas = [area for area in self._areas() if area is not None]
-        if not areas:
-            raise RecordLostError("ratchet.bin: neither area is readable")
-        return RatchetValues(max(a[1] for a in areas), max(a[2] for a in areas))
-
-    def raise_now(self, values: RatchetValues) -> None:
-        """See ``boundary.Ratchet``."""
-        areas = self._areas()
-        known = [area for area in areas if area is not None]
-        old = RatchetValues(
-            max((a[1] for a in known), default=0), max((a[2] for a in known), default=0)
-        )
-        new = RatchetValues(*map(max, old, values))
-        if new == old and len(known) == 2:
-            return
-        index = min((0, 1), key=lambda i: (areas[i] or (-1,))[0])
-        sequence = max((area[0] for area in known), default=0) + 1
-        body = _RATCHET.pack(_RATCHET_MAGIC, sequence, *new, 0)[:-4]
-        with _failures("ratchet.bin"):
-            record = body + zlib.crc32(body).to_bytes(4, "little")
-            if os.pwrite(self._fd, record, index * PAGE_SIZE) != len(record):
-                raise OSError(errno.EIO, "short write")
-            os.fdatasync(self._fd)
-
-    def raise_after_commit(self, values: RatchetValues) -> None:
-        """See ``boundary.Ratchet``."""
-        self._queued = RatchetValues(*map(max, self._queued or values, values))
-
-    def flush(self) -> None:
-        """Write what was queued; the commit it waited for is done."""
-        if self._queued is not None:
-            values, self._queued = self._queued, None
-            self.raise_now(values)
-
-    def _areas(self) -> list[tuple[int, int, int] | None]:
-        found: list[tuple[int, int, int] | None] = []
-        for index in (0, 1):
-            with _failures("ratchet.bin"):
-                data = os.pread(self._fd, _RATCHET.size, index * PAGE_SIZE)
-            if len(data) == _RATCHET.size:
-                magic, sequence, ceiling, floor, crc = _RATCHET.unpack(data)
-                if magic == _RATCHET_MAGIC and crc == zlib.crc32(data[:-4]):
-                    found.append((sequence, ceiling, floor))
-                    continue
-            found.append(None)
-        return found
 
 
 class FileStorage:
@@ -258,17 +180,22 @@ class FileStorage:
         self._connection: sqlite3.Connection | None = None
         self._fds: list[int] = []
         self._records = SqliteRecords()
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._dir = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise EnvironmentFailure(f"state directory {directory}: {error.strerror}") from error
-        self._fds.append(self._dir)
+        self._area = -(-bank_size // PAGE_SIZE) * PAGE_SIZE + ROOM
+        self._dir = self._open_directory()
         try:
             self._lock()
-            with _failures(f"state directory {directory}"):
-                self._open_files(bank_size)
-            self._open_database()
+            banks = {bank: self._open(f"bank_{bank.value.lower()}.img") for bank in BankId}
+            ratchet = self._open("ratchet.bin")
+            self._records.load(self._open_database())
+            is_new = not self._records.keys("")
+            self._size_files([*banks.values()], ratchet, is_new)
+            self._make_ballast()
+            self._banks = {
+                bank: BankFile(fd, self._area, f"bank {bank.value}") for bank, fd in banks.items()
+            }
+            self._ratchet = RatchetFile(ratchet)
+            self._ratchet.load(is_new=is_new)
+            self._commit = self._check_age()
         except BaseException:
             self.close()
             raise
@@ -295,18 +222,26 @@ class FileStorage:
 
     def commit(self) -> None:
         """See ``boundary.Storage``; a full disk costs the ballast, once."""
-        if self._records.dirty:
-            try:
-                self._write_rows()
-            except StorageFullError:
-                if not self._drop_ballast():
-                    raise
-                self._write_rows()
-            self._records.dirty.clear()
-        self._ratchet.flush()
+        if not self._records.dirty:
+            self._ratchet.flush()
+            return
+        self._records.put(_COMMIT_KEY, b"%d" % (self._commit + 1))
+        self._records.put(_AREA_KEY, b"%d" % self._area)
+        try:
+            self._write_rows()
+        except StorageFullError:
+            if not self._drop_ballast():
+                raise
+            self._write_rows()
+        self._records.dirty.clear()
+        self._commit += 1
+        self._ratchet.committed(self._commit)
 
     def erase(self) -> None:
-        """Factory reset: without the rows the next start provisions again, from wherever."""
+        """Factory reset: without the rows the next start provisions again, from wherever.
+
+        The ratchet stays: what only rises outlives even this.
+        """
         for key in self._records.keys(""):
             self._records.delete(key)
         self.commit()
@@ -320,16 +255,33 @@ class FileStorage:
         while self._fds:
             os.close(self._fds.pop())
 
+    # --- files ------------------------------------------------------------------------------------
+
+    def _open_directory(self) -> int:
+        try:
+            if not self._path.is_dir():
+                self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                parent = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    os.fsync(parent)
+                finally:
+                    os.close(parent)
+            fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise EnvironmentFailure(f"state directory {self._path}: {error.strerror}") from error
+        self._fds.append(fd)
+        return fd
+
     def _lock(self) -> None:
-        fd = self._open("LOCK", create=True)
+        fd = self._open("LOCK")
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise EnvironmentFailure(f"{self._path} is in use by another process") from error
 
-    def _open(self, name: str, create: bool) -> int:
-        """Open a file of ours and check that it is one (dual-bank.md 2)."""
-        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+    def _open(self, name: str) -> int:
+        """Open or make a file of ours and check that it is one (dual-bank.md 2)."""
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_CREAT
         try:
             fd = os.open(name, flags, 0o600, dir_fd=self._dir)
         except OSError as error:
@@ -349,107 +301,154 @@ class FileStorage:
                 f"{self._path / name}: expected a regular file of ours, mode 0600, one link"
             )
 
-    def _open_files(self, bank_size: int) -> None:
-        area = -(-bank_size // PAGE_SIZE) * PAGE_SIZE + ROOM
-        self._banks = {
-            bank: BankFile(
-                self._sized(f"bank_{bank.value.lower()}.img", area + 2 * PAGE_SIZE),
-                area,
-                f"bank {bank.value}",
-            )
-            for bank in BankId
-        }
-        self._ratchet = RatchetFile(self._sized("ratchet.bin", 2 * PAGE_SIZE))
-        if self.free_bytes() > 4 * BALLAST_SIZE:
-            self._sized("ballast", BALLAST_SIZE)
-        os.fsync(self._dir)
+    def _size_files(self, banks: Sequence[int], ratchet: int, is_new: bool) -> None:
+        """Full size for what provisioning makes; afterwards only for what the disk lost."""
+        size = self._area + 2 * PAGE_SIZE
+        made_with = self._records.number(_AREA_KEY)
+        for fd in banks:
+            found = os.fstat(fd).st_size
+            was_other = made_with is not None and made_with != self._area
+            if found > size or was_other or (0 < found < size and not is_new and not made_with):
+                raise EnvironmentFailure(
+                    f"{self._path}: a bank of {found} bytes, expected {size}; "
+                    "storage.bank_size cannot change on an existing state directory"
+                )
+        was_made = False
+        with _failures(f"state directory {self._path}"):
+            for fd, full in (*((bank, size) for bank in banks), (ratchet, RATCHET_SIZE)):
+                is_short = os.fstat(fd).st_size < full
+                if is_short:
+                    os.posix_fallocate(fd, 0, full)
+                if is_short or is_new:  # a killed process may have left it whole, not yet synced
+                    os.fsync(fd)
+                was_made |= is_short
+            if was_made or is_new:
+                os.fsync(self._dir)
 
-    def _sized(self, name: str, size: int) -> int:
-        """Open a file and give it its full size if it is new or was cut while being made."""
-        fd = self._open(name, create=True)
-        found = os.fstat(fd).st_size
-        if found > size:
-            raise EnvironmentFailure(
-                f"{self._path / name}: {found} bytes, expected {size}; "
-                "storage.bank_size cannot change on an existing state directory"
-            )
-        if found < size:
-            os.posix_fallocate(fd, 0, size)
-            os.fsync(fd)
-        return fd
+    def _make_ballast(self) -> None:
+        """Where there is plenty; its descriptor is closed, or dropping it would free nothing."""
+        if self.free_bytes() <= 4 * BALLAST_SIZE:
+            return
+        fd = self._open("ballast")
+        with contextlib.suppress(StorageFullError), _failures("ballast"):
+            if os.fstat(fd).st_size < BALLAST_SIZE:
+                os.posix_fallocate(fd, 0, BALLAST_SIZE)
+                os.fsync(fd)
+        self._fds.remove(fd)
+        os.close(fd)
 
-    def _open_database(self) -> None:
-        database = self._path / _DATABASE
-        for name in (_DATABASE, f"{_DATABASE}-wal"):
+    def _drop_ballast(self) -> bool:
+        with _failures("ballast"):
+            try:
+                os.unlink("ballast", dir_fd=self._dir)
+            except FileNotFoundError:
+                return False
+        return True
+
+    # --- records ----------------------------------------------------------------------------------
+
+    def _open_database(self) -> Sequence[_Row]:
+        for name in (_DATABASE, f"{_DATABASE}-wal", f"{_DATABASE}-journal", _NEW):
             with contextlib.suppress(FileNotFoundError):
                 self._check_file(name, os.lstat(self._path / name))
+        if (self._path / _NEW).exists():
+            self._replace_database()
         try:
-            rows = self._connect(database)
-        except sqlite3.DatabaseError as error:
-            if getattr(error, "sqlite_errorcode", None) in (
-                sqlite3.SQLITE_FULL,
-                sqlite3.SQLITE_IOERR,
-                sqlite3.SQLITE_CANTOPEN,
-                sqlite3.SQLITE_BUSY,
-            ):
-                raise StorageError(f"{_DATABASE}: {error}") from error
-            rows = self._rebuild(database)
-        self._records.load(rows)
+            return self._connect()
+        # SQLite's own words about a damaged schema need not be UTF-8.
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            if isinstance(error, sqlite3.Error) and _code(error) in _NOT_DAMAGE:
+                with _failures(_DATABASE):
+                    raise
+            self._write_new_database(self._salvage())
+            self._replace_database()
+            with _failures(_DATABASE):
+                return self._connect()
 
-    def _connect(self, database: Path) -> list[tuple[str, bytes, int]]:
-        if self._connection is not None:
-            self._connection.close()
+    def _connect(self) -> Sequence[_Row]:
         old_mask = os.umask(0o077)
         try:
-            self._connection = connection = sqlite3.connect(database, isolation_level=None)
+            connection = sqlite3.connect(self._path / _DATABASE, isolation_level=None)
+            self._connection = connection
+            connection.text_factory = lambda octets: octets.decode(errors="backslashreplace")
             for name, value, expected in _SETTINGS:
                 connection.execute(f"PRAGMA {name}={value}")
-                found = connection.execute(f"PRAGMA {name}").fetchone()[0]
+                row = connection.execute(f"PRAGMA {name}").fetchone()
+                found = row[0] if row else 0  # a library built without the feature says nothing
                 if found != expected:
                     raise StorageError(f"{_DATABASE}: {name} is {found}, expected {expected}")
-            connection.execute(_SCHEMA)
             if connection.execute("PRAGMA quick_check").fetchone()[0] != "ok":
                 raise sqlite3.DatabaseError("quick_check failed")
-            return connection.execute("SELECT key, value, crc FROM record").fetchall()
+            schema = connection.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
+            if not schema:
+                connection.execute(_SCHEMA)
+            elif schema != [("table", "record", _SCHEMA)]:
+                raise sqlite3.DatabaseError("another schema")
+            return list(_rows(connection, _SELECTS[0]))
         finally:
             os.umask(old_mask)
 
-    def _rebuild(self, database: Path) -> list[tuple[str, bytes, int]]:
-        """Salvage what can be read into a new database, marked with ``LOST_KEY``."""
-        salvaged: dict[str, tuple[str, bytes, int]] = {}
-        if self._connection is not None:
-            with contextlib.suppress(sqlite3.Error):
-                for row in self._connection.execute("SELECT key, value, crc FROM record"):
-                    if isinstance(row[0], str) and isinstance(row[1], bytes):
+    def _salvage(self) -> dict[str, _Row]:
+        """What can be read of a damaged database, from either end, marked with ``LOST_KEY``."""
+        salvaged: dict[str, _Row] = {}
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            for select in _SELECTS:
+                with contextlib.suppress(sqlite3.Error, UnicodeDecodeError):
+                    for row in _rows(connection, select):
                         salvaged[row[0]] = row
             with contextlib.suppress(sqlite3.Error):
-                self._connection.close()
-            self._connection = None
-        salvaged[LOST_KEY] = (LOST_KEY, b"1", checksum(LOST_KEY, b"1"))
-        new = self._path / f"{_DATABASE}.new"
+                connection.close()
+        salvaged[LOST_KEY] = (LOST_KEY, b"damaged", checksum(LOST_KEY, b"damaged"))
+        return salvaged
+
+    def _write_new_database(self, rows: dict[str, _Row]) -> None:
+        """Make ``node.db.new``, complete and durable before it has that name."""
+        temporary = f"{_NEW}.part"
         with _failures(_DATABASE):
-            for name in (new, Path(f"{new}-journal")):
-                name.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=self._dir)
             old_mask = os.umask(0o077)
             try:
-                with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as connection:
-                    connection.execute("PRAGMA synchronous=FULL")
+                with contextlib.closing(
+                    sqlite3.connect(self._path / temporary, isolation_level=None)
+                ) as connection:
+                    connection.execute("PRAGMA journal_mode=OFF")
                     connection.execute("BEGIN")
                     connection.execute(_SCHEMA)
-                    connection.executemany(
-                        "INSERT OR REPLACE INTO record VALUES (?, ?, ?)", salvaged.values()
-                    )
+                    connection.executemany("INSERT INTO record VALUES (?, ?, ?)", rows.values())
                     connection.execute("COMMIT")
             finally:
                 os.umask(old_mask)
-            with new.open("rb+") as file:
-                os.fsync(file.fileno())
+            fd = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._dir)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.rename(temporary, _NEW, src_dir_fd=self._dir, dst_dir_fd=self._dir)
+            os.fsync(self._dir)
+
+    def _replace_database(self) -> None:
+        """Rule 5 of the module; repeatable from every point of it."""
+        with _failures(_DATABASE):
             for suffix in ("-wal", "-shm", "-journal"):
-                Path(f"{database}{suffix}").unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{_DATABASE}{suffix}", dir_fd=self._dir)
             os.fsync(self._dir)
-            new.replace(database)
+            os.rename(_NEW, _DATABASE, src_dir_fd=self._dir, dst_dir_fd=self._dir)
             os.fsync(self._dir)
-            return self._connect(database)
+
+    def _check_age(self) -> int:
+        """Rule 6 of the module; the number of the last commit."""
+        seen, found = self._ratchet.commit, self._records.number(_COMMIT_KEY)
+        if found is None and not self._records.keys(""):
+            found = 0  # nothing at all: new, or all of it is gone
+        if found is not None and found < seen:
+            for key in self._records.keys(""):
+                if not key.startswith(KEPT_WHEN_STALE):
+                    self._records.delete(key)
+            self._records.put(LOST_KEY, b"stale")
+        return max(seen, found or 0)
 
     def _write_rows(self) -> None:
         assert self._connection is not None
@@ -467,10 +466,8 @@ class FileStorage:
                     self._connection.execute("ROLLBACK")
                 raise
 
-    def _drop_ballast(self) -> bool:
-        with _failures("ballast"):
-            try:
-                os.unlink("ballast", dir_fd=self._dir)
-            except FileNotFoundError:
-                return False
-        return True
+
+def _rows(connection: sqlite3.Connection, select: str) -> Iterator[_Row]:
+    """All rows, in one of the two orders of ``_SELECTS``."""
+    for key, value, crc in connection.execute(select):
+        yield str(key), value or b"", crc or 0

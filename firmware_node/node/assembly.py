@@ -88,6 +88,7 @@ class Assembly:
 
         Raises:
             RefusedError: INSUFFICIENT_SPACE; the bank is untouched.
+            StorageFullError: no space on the disk, or the bank may not be written now.
         """
         area = self._storage.bank(self._banks.spare)
         if size > area.size:
@@ -100,6 +101,7 @@ class Assembly:
             raise RefusedError(Status.INVALID_IMAGE, "image_malformed", "an empty file")
         if self._area is not None and (image, size) == (self._image, self._size):
             return self.offset
+        self._banks.check_spare_is_free()
         stored = self._stored_session()
         if stored is not None and stored[:2] == (image, size):
             return self._resume_session(*stored)
@@ -115,7 +117,7 @@ class Assembly:
     def resume(self) -> tuple[ImageKey, int, int] | None:
         """The session kept across a restart: image, size, offset; None when there is none."""
         stored = self._stored_session()
-        if stored is None:
+        if stored is None or self._banks.is_on_trial:
             return None
         return stored[0], stored[1], self._resume_session(*stored)
 
@@ -174,8 +176,7 @@ class Assembly:
 
     def abandon(self) -> None:
         """The upgrade is over and the bank holds nothing of use."""
-        if self._area is not None or self._stored_session() is not None:
-            self._banks.mark_empty()
+        self._banks.mark_empty()
         self.close()
 
     def _stored_session(self) -> tuple[ImageKey, int, bytes] | None:
@@ -199,16 +200,18 @@ class Assembly:
 
     def _resume_session(self, image: ImageKey, size: int, session: bytes) -> int:
         """Step 7 of start-up: the newest trailer whose hash matches the bank (I4)."""
+        self._banks.mark_receiving(image, size)  # no change, unless its record was lost
         self._reset(image, size, session)
         assert self._area is not None
         trailers = [Trailer.decode(self._area.read_trailer(area)) for area in (0, 1)]
         ours = [t for t in trailers if t is not None and t.session == session and t.size <= size]
-        self._sequence = max((trailer.sequence for trailer in ours), default=0)
         for trailer in sorted(ours, key=lambda trailer: -trailer.sequence):
             prefix = self._area.read(0, trailer.size)
             digest = hashlib.sha256(prefix)
             if digest.digest() != trailer.sha256:
                 continue
+            # Counting on from here, the next checkpoint spares the area that was just relied on.
+            self._sequence = trailer.sequence
             self._hash = digest
             self._written = self._durable = self.offset = trailer.size
             if trailer.size % PAGE_SIZE:  # the whole file was here; its tail is no whole page

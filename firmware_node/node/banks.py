@@ -2,12 +2,15 @@
 
 Invariants I1 to I3, I7 and I10 of dual-bank.md live here. Ordering rules:
 
-1. The running bank's bytes are never written: everything that writes takes ``spare``.
+1. The running bank's bytes are never written: everything that writes takes ``spare``. While the
+   running image is on trial ``spare`` is the way back and is not written either.
 2. ``boot`` changes only in ``activate`` and ``revert`` and, when a bank fails its check at start,
    in ``start``; an activation verifies the bank again right before.
 3. The start counter rises only in trial, before the image starts; a confirmed image is never left
    by counting.
 4. The rollback floor rises at confirmation, record first, ratchet after the commit.
+5. A start provisions only where there is no row at all: provisioning is one commit, so anything
+   less than everything is a loss, and a loss is mended from the banks, never by starting over.
 
 An ``Outcome`` stored by ``activate`` comes back from ``confirm`` or ``revert``: it says which
 message tells of it.
@@ -133,6 +136,11 @@ class Banks:
         return self._boot.active.other
 
     @property
+    def is_on_trial(self) -> bool:
+        """Whether the running image is not confirmed yet."""
+        return self._boot.trial
+
+    @property
     def running_image(self) -> ImageKey:
         """The image in force."""
         return self._image
@@ -159,49 +167,43 @@ class Banks:
             StorageError: the medium failed, or a factory image that does not verify.
         """
         notes = _Notes()
-        if self._is_new():
+        if not self._records.keys(""):  # rule 5
             self._provision(first_rows)
             notes.add("provisioned", version=self.view(BankId.A).version_hex)
+        elif _LOST in self._records.keys(_LOST):
+            notes.add("records_lost")
         self._load_boot(notes)
         self._merge_floor(notes)
-        verified = self._verify_running(notes)
-        reverted, outcome, cause = False, None, ""
-        if self._boot.trial and self._boot.tries >= self._settings.activation.trial_starts_max:
+        was, outcome = self._boot, self._boot.outcome
+        verified, cause = self._verify_running(notes), ""
+        if was.trial and not self._boot.trial:
+            cause = "bank_fault"
+        elif was.trial and was.tries >= self._settings.activation.trial_starts_max:
             cause = "start_limit"
-            outcome = self.revert(cause)
-            reverted = True
+            self.revert(cause)
             verified = self._verify_running(notes)
-        elif self._boot.trial:
-            self._boot.tries += 1
+        elif was.trial:
+            was.tries += 1
             self._store_boot()
         if verified is not None:
             self._image, self.manifest = verified.image, verified.manifest
+        self._check_spare(notes)
         self._records.delete(_LOST)
-        self._records.put(_MARKER, b"1")
+        put_twice(self._records, _MARKER, b"1")
         return StartReport(
             running=self.running,
             image=self._image,
             manifest=self.manifest,
             trial=self._boot.trial,
-            reverted=reverted,
-            outcome=outcome,
+            reverted=bool(cause),
+            outcome=outcome if cause else None,
             cause=cause,
             notes=tuple(notes.items),
         )
 
-    def _is_new(self) -> bool:
-        """No marker, and not because rows were lost: provisioning never ended."""
-        try:
-            return self._records.get(_MARKER) is None and self._records.get(_LOST) is None
-        except RecordLostError:
-            return False
-
     def _provision(self, first_rows: dict[str, bytes]) -> None:
         """The factory image into bank A, all else blank; the marker comes with the commit."""
-        try:
-            verified = self._verify(self._factory_image)
-        except RefusedError as error:
-            raise StorageError(f"factory image: {error.reason}") from error
+        verified = self._verify_factory()
         self._write_whole(BankId.A, self._factory_image)
         floor = verified.image.file_version
         self._storage.ratchet.raise_now(RatchetValues(rollback_floor=floor))
@@ -217,9 +219,14 @@ class Banks:
         try:
             fields = decode(get_twice(self._records, _BOOT))
         except RecordLostError:
-            self._boot = _Boot(self._find_confirmed())
+            bank = self._find_confirmed()
+            self._boot = _Boot(bank)
             self._store_boot()
-            notes.add("boot_record_rebuilt", bank=self._boot.active.value)
+            if self.view(bank).state is not BankState.CONFIRMED:
+                self._store_view(bank, BankView(BankState.EMPTY))  # it is filled in when verified
+            if self.view(bank.other).state is BankState.TRIAL:
+                self._store_view(bank.other, BankView(BankState.EMPTY))
+            notes.add("boot_record_rebuilt", bank=bank.value)
             return
         outcome = fields["outcome"]
         self._boot = _Boot(
@@ -230,24 +237,31 @@ class Banks:
         )
 
     def _find_confirmed(self) -> BankId:
-        """The boot record is lost: the confirmed image is the one whose version is the floor."""
-        try:
-            floor = self._storage.ratchet.read().rollback_floor
-        except RecordLostError:
-            floor = None
-        found: list[tuple[BankId, int]] = []
+        """The boot record is lost: the confirmed image is the one whose version is the floor.
+
+        Where the floor names none, a bank recorded as confirmed goes first, then the older image:
+        the newer one may never have been confirmed.
+        """
+        floors = self._floors(_Notes())
+        found: list[tuple[bool, bool, int, BankId]] = []
         for bank in BankId:
             try:
-                found.append((bank, self._check(bank).image.file_version))
+                version = self._check(bank).image.file_version
             except RefusedError:
                 continue
-        for bank, version in found:
-            if version == floor:
-                return bank
-        return min(found, key=lambda pair: pair[1])[0] if found else BankId.A
+            was_confirmed = self.view(bank).state is BankState.CONFIRMED
+            found.append((version not in floors, not was_confirmed, version, bank))
+        return min(found, key=lambda one: one[:3])[3] if found else BankId.A
 
     def _merge_floor(self, notes: _Notes) -> None:
         """The higher of record and ratchet, and both lifted to it."""
+        values = self._floors(notes)
+        if values:
+            put_twice(self._records, _FLOOR, b"%d" % max(values))
+            self._storage.ratchet.raise_now(RatchetValues(rollback_floor=max(values)))
+
+    def _floors(self, notes: _Notes) -> list[int]:
+        """What record and ratchet say, as far as they can be read."""
         values = []
         try:
             values.append(int(get_twice(self._records, _FLOOR)))
@@ -257,9 +271,7 @@ class Banks:
             values.append(self._storage.ratchet.read().rollback_floor)
         except RecordLostError as lost:
             notes.add("record_lost", record="ratchet", reason=str(lost))
-        if values:
-            put_twice(self._records, _FLOOR, b"%d" % max(values))
-            self._storage.ratchet.raise_now(RatchetValues(rollback_floor=max(values)))
+        return values
 
     def _floor(self) -> int:
         """The rollback floor; when it is lost nothing may be activated."""
@@ -273,20 +285,36 @@ class Banks:
         for bank in (self.running, self.spare):
             try:
                 verified = self._check(bank)
+                if bank is not self.running:
+                    self._check_way_out(bank, verified)
             except RefusedError as error:
                 notes.add("bank_fault", bank=bank.value, cause=error.cause, reason=error.reason)
+                if error.cause == "manufacturer_key_missing":
+                    # The key folder is at fault, and no bank is given up for that.
+                    notes.add("nothing_to_run", reason=error.reason)
+                    return None
                 continue
             if bank is not self.running:
-                self._boot = _Boot(bank)
-                self._store_boot()
-                self._store_view(bank, _view_of(verified, BankState.CONFIRMED))
-                self._store_view(bank.other, BankView(BankState.EMPTY))
+                self._switch(bank, verified)
                 notes.add("running_other_bank", bank=bank.value)
             elif self.view(bank).state is BankState.EMPTY:  # its record was lost
                 state = BankState.TRIAL if self._boot.trial else BankState.CONFIRMED
                 self._store_view(bank, _view_of(verified, state))
             return verified
         return self._restore_factory(notes)
+
+    def _check_way_out(self, bank: BankId, verified: VerifiedImage) -> None:
+        """An image that ran before may run again; one that never did must be permitted to."""
+        if self.view(bank).state is not BankState.CONFIRMED:
+            self._check_floor_and_rejects(verified)
+
+    def _switch(self, bank: BankId, verified: VerifiedImage) -> None:
+        """Run the other bank because the active one is no image any more."""
+        self._boot = _Boot(bank)
+        self._store_boot()
+        self._store_view(bank, _view_of(verified, BankState.CONFIRMED))
+        # Not rejected: the medium failed, not the image, and the same upgrade may come again.
+        self._store_view(bank.other, BankView(BankState.EMPTY))
 
     def _restore_factory(self, notes: _Notes) -> VerifiedImage | None:
         """Neither bank verifies. The factory image goes into the spare one if the floor lets it;
@@ -303,22 +331,43 @@ class Banks:
             return None
         bank = self.spare
         self._write_whole(bank, self._factory_image)
-        self._boot = _Boot(bank)
-        self._store_boot()
-        self._store_view(bank, _view_of(verified, BankState.CONFIRMED))
-        self._store_view(bank.other, BankView(BankState.EMPTY))
+        self._switch(bank, verified)
         notes.add("factory_image_restored", bank=bank.value)
         return verified
 
+    def _check_spare(self, notes: _Notes) -> None:
+        """A spare bank that is said to hold an image holds it (dual-bank.md 10)."""
+        if self.view(self.spare).state not in (BankState.VERIFIED, BankState.CONFIRMED):
+            return
+        try:
+            self._check(self.spare)
+        except RefusedError as error:
+            notes.add("bank_fault", bank=self.spare.value, cause=error.cause, reason=error.reason)
+            if error.cause != "manufacturer_key_missing":
+                self._store_view(self.spare, BankView(BankState.EMPTY))
+
     # --- the spare bank ---------------------------------------------------------------------------
+
+    def check_spare_is_free(self) -> None:
+        """Whoever means to write the spare bank asks this first.
+
+        Raises:
+            StorageFullError: it is the way back from a trial, or worn; later, or never.
+        """
+        if self._boot.trial:
+            raise StorageFullError("the spare bank is the way back while an image is on trial")
+        if self._misreads() >= self._settings.activation.download_attempts_max:
+            raise StorageFullError(f"bank {self.spare.value} does not hold what is written to it")
 
     def mark_receiving(self, image: ImageKey, size: int) -> None:
         """The spare bank is about to be written."""
+        assert not self._boot.trial
         self._store_view(self.spare, BankView(BankState.RECEIVING, image, size))
 
     def mark_empty(self) -> None:
-        """The spare bank holds nothing of use."""
-        self._store_view(self.spare, BankView(BankState.EMPTY))
+        """What the spare bank was given is of no use; an image that ran before stays."""
+        if self.view(self.spare).state in (BankState.RECEIVING, BankState.VERIFIED):
+            self._store_view(self.spare, BankView(BankState.EMPTY))
 
     def verify_held(self, size: int, sha256: bytes) -> VerifiedImage:
         """Read the spare bank back and put it through the one door.
@@ -328,9 +377,11 @@ class Banks:
         """
         data = self._storage.bank(self.spare).read(0, size)
         if hashlib.sha256(data).digest() != sha256:
+            self._records.put(self._misread_key(), b"%d" % (self._misreads() + 1))
             raise RefusedError(
                 Status.INVALID_IMAGE, "readback_differs", "the bank does not hold what was received"
             )
+        self._records.delete(self._misread_key())
         return self._verify(data)
 
     def mark_verified(self, verified: VerifiedImage) -> None:
@@ -340,9 +391,13 @@ class Banks:
     def load(self, data: bytes) -> VerifiedImage:
         """Flash a file into the spare bank: verified before the bank is touched, and after.
 
+        A cut in the middle leaves a record that says more than the bank holds; ``start`` finds out.
+
         Raises:
             RefusedError: it does not fit, or is refused.
+            StorageFullError: the spare bank may not be written now.
         """
+        self.check_spare_is_free()
         if len(data) > self._storage.bank(self.spare).size:
             raise RefusedError(
                 Status.INSUFFICIENT_SPACE, "image_too_large", f"{len(data)} bytes do not fit"
@@ -360,6 +415,16 @@ class Banks:
         Raises:
             RefusedError: INVALID_IMAGE and which of them.
         """
+        self._check_floor_and_rejects(verified)
+        allowed = verified.manifest.from_versions if verified.manifest else ()
+        if allowed and self._image.file_version not in allowed:
+            raise RefusedError(
+                Status.INVALID_IMAGE,
+                "upgrade_pathway",
+                f"cannot be reached from version {self._image.version_hex}",
+            )
+
+    def _check_floor_and_rejects(self, verified: VerifiedImage) -> None:
         version = verified.image.file_version
         if version < self._floor():
             raise RefusedError(
@@ -370,13 +435,6 @@ class Banks:
         if verified.manufacturer_sha256.hex() in self._rejects():
             raise RefusedError(
                 Status.INVALID_IMAGE, "image_rejected", "this image failed its trial before"
-            )
-        allowed = verified.manifest.from_versions if verified.manifest else ()
-        if allowed and self._image.file_version not in allowed:
-            raise RefusedError(
-                Status.INVALID_IMAGE,
-                "upgrade_pathway",
-                f"cannot be reached from version {self._image.version_hex}",
             )
 
     # --- activation, confirmation, revert ---------------------------------------------------------
@@ -420,12 +478,18 @@ class Banks:
     def revert(self, cause: str) -> Outcome | None:
         """Transaction *revert*: back to the other bank, whatever the floor; the image is rejected.
 
+        Where the other bank is no image any more, the factory image is written there and taken.
+
         Raises:
-            RefusedError: the other bank does not verify, so there is nothing to go back to.
+            StorageError: neither can be run; the device stays where it is.
         """
         assert self._boot.trial
         bank = self.running
-        verified = self._check(bank.other)
+        try:
+            verified = self._check(bank.other)
+        except RefusedError:
+            verified = self._verify_factory()
+            self._write_whole(bank.other, self._factory_image)
         view = self.view(bank)
         self._store_view(bank, _with_state(view, BankState.REJECTED))
         rejects = [*self._rejects(), view.manufacturer_sha256][-REJECTS_MAX:]
@@ -453,6 +517,22 @@ class Banks:
                 Status.INVALID_IMAGE, "bank_changed", f"bank {bank.value} is not what was stored"
             )
         return verified
+
+    def _verify_factory(self) -> VerifiedImage:
+        try:
+            return self._verify(self._factory_image)
+        except RefusedError as error:
+            raise StorageError(f"factory image: {error.reason}") from error
+
+    def _misread_key(self) -> str:
+        return f"misreads/{self.spare.value}"
+
+    def _misreads(self) -> int:
+        """How often in a row the spare bank did not hold what it was given (dual-bank.md 9)."""
+        try:
+            return int(self._records.get(self._misread_key()) or 0)
+        except RecordLostError:
+            return 0  # it spares the medium; losing it costs a few writes
 
     def _size_from_header(self, bank: BankId) -> int:
         try:

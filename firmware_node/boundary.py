@@ -84,6 +84,16 @@ class LoadImage:
 
 
 @dataclass(frozen=True, slots=True)
+class QueryRequested:
+    """The operator wants the OTA server asked now; answered by one ``Answer``.
+
+    ``file_version`` asks for that version (Query Specific File); None: for the next image.
+    """
+
+    file_version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RebootRequested:
     """The operator presses the button; answered by one ``Answer``."""
 
@@ -142,6 +152,7 @@ Input = (
     | SendConfirmed
     | PeerAnnounced
     | LoadImage
+    | QueryRequested
     | RebootRequested
     | FactoryResetRequested
     | OfferImage

@@ -35,6 +35,7 @@ from firmware_node.boundary import (
     NetworkDown,
     NetworkUp,
     Notify,
+    QueryRequested,
     Reboot,
     RebootRequested,
     SendConfirmed,
@@ -120,6 +121,7 @@ class Device:
             self._outbox.wake_at,
             self._time.wake_at,
             self._assembly.wake_at,
+            self._tunnel.wake_at,
         )
         return min((at for at in times if at is not None), default=None)
 
@@ -143,11 +145,15 @@ class Device:
                 self._network = None
                 self._tunnel.network_down()
                 self._outbox.tunnel_lost()
+                self._take(self._time.step(item, now_ms), now_ms, effects)
                 self._take(self._ota.step(item, now_ms), now_ms, effects)
             case Started():
                 self._start(now_ms, effects)
             case LoadImage():
                 self._load(item, now_ms, effects)
+            case QueryRequested(file_version=version):
+                effects.append(Answer(done=True, text="asking the OTA server"))
+                self._take(self._ota.query_now(version, now_ms), now_ms, effects)
             case RebootRequested():
                 effects.append(Answer(done=True, text="restarting"))
                 self._reboot("operator", effects)
@@ -167,7 +173,7 @@ class Device:
         if frame.cluster == ota.CLUSTER and not self._attributes.claims(frame):
             self._take(self._ota.step(item, now_ms), now_ms, effects)
         elif frame.cluster == tunneling.CLUSTER and not self._attributes.claims(frame):
-            self._take(self._tunnel.step(item), now_ms, effects)
+            self._take(self._tunnel.step(item, now_ms), now_ms, effects)
             effects.extend(self._outbox.pump(now_ms))
         elif self._time.claims(frame):
             self._take(self._time.step(item, now_ms), now_ms, effects)
@@ -187,6 +193,8 @@ class Device:
             return
         if _due(self._assembly.wake_at, now_ms):
             self._assembly.timer(now_ms)
+        if _due(self._tunnel.wake_at, now_ms):
+            self._take(self._tunnel.step(None, now_ms), now_ms, effects)
         if _due(self._outbox.wake_at, now_ms):
             effects.extend(self._outbox.timer(now_ms))
 

@@ -3,7 +3,9 @@
 A message is put here in the step that causes it, so the driver commits the change of state and
 its message together (I8). Only the head is under way. It is removed when the radio confirms that
 every fragment was APS-acknowledged; until then the very same octets are sent again (I9).
-The outbox refuses to grow past ``OUTBOX_MAX`` and never drops its head to make room.
+The outbox refuses to grow past ``OUTBOX_MAX`` and never drops its head to make room. Each message
+is kept in two rows; one whose rows are both lost is given up with a notification, so that those
+behind it still leave (I12).
 
 Source: dual-bank.md sections 5 and 7.
 """
@@ -13,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from firmware_node.boundary import Effect, Notify, Records, SendConfirmed, SendFrame
-from firmware_node.errors import StorageFullError
+from firmware_node.errors import RecordLostError, StorageFullError
+from firmware_node.node.records import delete_twice, get_twice, keys_twice, put_twice
 
 OUTBOX_MAX = 64  # messages; a month of failed updates fits, a flood of forged commands does not
 RETRY_FIRST_MS = 2_000  # after an unacknowledged send, doubling
@@ -34,7 +37,7 @@ class Outbox:
         self.wake_at: int | None = None
 
     def __len__(self) -> int:
-        return len(self._records.keys(_PREFIX))
+        return len(keys_twice(self._records, _PREFIX))
 
     def put(self, message: bytes) -> None:
         """Append one message; durable with the driver's next commit.
@@ -42,29 +45,33 @@ class Outbox:
         Raises:
             StorageFullError: ``OUTBOX_MAX`` messages wait already.
         """
-        keys = self._records.keys(_PREFIX)
+        keys = keys_twice(self._records, _PREFIX)
         if len(keys) >= OUTBOX_MAX:
             raise StorageFullError(f"outbox: {OUTBOX_MAX} messages wait for the hub")
         last = int(keys[-1].removeprefix(_PREFIX), 16) if keys else 0
-        self._records.put(f"{_PREFIX}{last + 1:016x}", message)
+        put_twice(self._records, f"{_PREFIX}{last + 1:016x}", message)
 
     def pump(self, now_ms: int) -> Sequence[Effect]:
         """Send the head when nothing is under way and a tunnel is open."""
         if self._under_way is not None or (self.wake_at is not None and now_ms < self.wake_at):
             return ()
         self.wake_at = None
-        keys = self._records.keys(_PREFIX)
-        if not keys:
-            return ()
-        message = self._records.get(keys[0])
-        assert message is not None
-        frame = self._send(message, self._tag + 1)
-        if frame is None:
-            return ()  # no tunnel; the hub opens one, and that pumps again
-        self._tag += 1
-        self._under_way = keys[0]
-        self.wake_at = now_ms + CONFIRM_TIMEOUT_MS
-        return (frame,)
+        effects: list[Effect] = []
+        for key in keys_twice(self._records, _PREFIX):
+            try:
+                message = get_twice(self._records, key)
+            except RecordLostError as lost:
+                delete_twice(self._records, key)
+                effects.append(Notify("message_lost", {"reason": str(lost)}))
+                continue
+            frame = self._send(message, self._tag + 1)
+            if frame is not None:  # else no tunnel; the hub opens one, and that pumps again
+                self._tag += 1
+                self._under_way = key
+                self.wake_at = now_ms + CONFIRM_TIMEOUT_MS
+                effects.append(frame)
+            break
+        return effects
 
     def confirmed(self, item: SendConfirmed, now_ms: int) -> Sequence[Effect]:
         """Take the radio's word for the send under way; a late word for an older one is ignored."""
@@ -73,7 +80,7 @@ class Outbox:
         key, self._under_way = self._under_way, None
         if not item.delivered:
             return self._try_later(now_ms)
-        self._records.delete(key)
+        delete_twice(self._records, key)
         self._retry_ms = RETRY_FIRST_MS
         self.wake_at = None
         return (Notify("message_delivered", {"waiting": len(self)}), *self.pump(now_ms))

@@ -38,6 +38,17 @@ def get_twice(records: Records, key: str) -> bytes:
     raise RecordLostError(f"record {key}: both rows are lost")
 
 
+def delete_twice(records: Records, key: str) -> None:
+    """Remove both rows."""
+    records.delete(key)
+    records.delete(key + _SECOND)
+
+
+def keys_twice(records: Records, prefix: str) -> list[str]:
+    """The first keys of all pairs that begin with ``prefix``, sorted; a lost first row counts."""
+    return sorted({key.removesuffix(_SECOND) for key in records.keys(prefix)})
+
+
 def encode(fields: dict[str, Any]) -> bytes:
     """Canonical JSON."""
     return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()

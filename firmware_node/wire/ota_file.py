@@ -286,8 +286,8 @@ def _decode_zigbee(data: bytes, header: OtaHeader) -> OtaFile:
 def _integrity(data: bytes, elements: Sequence[SubElement]) -> tuple[bytes | None, Span | None]:
     """The integrity code and what it covers: the file up to the code's value.
 
-    The code's own tag and length are covered too. That is inferred from one vendor stack's source;
-    the ZCL text was not at hand.
+    The code's own tag and length are covered too; a certified stack (Exegin) hashes the header,
+    every tag, length and value, and leaves out this value alone.
     It must be the last sub-element, or octets behind it would be covered by nothing.
     """
     codes = [element for element in elements if element.tag == TAG_INTEGRITY_CODE]

@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         ("status", "what a daemon does"),
         ("banks", "what its banks hold"),
         ("events", "what it told"),
+        ("query", "ask the OTA server for an image now"),
         ("reboot", "restart the emulated device"),
         ("factory-reset", "back to the factory image"),
     ):
@@ -107,6 +108,13 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--json", action="store_true")
         if name == "events":
             verb.add_argument("--follow", action="store_true")
+        if name == "query":
+            verb.add_argument(
+                "--file-version",
+                metavar="HEX",
+                type=_hex_version,
+                help="that version by name (Query Specific File)",
+            )
 
     config = _group(verbs, "config", "check a configuration, or tell what one may hold")
     check = _verb(config, "check", _config_check, "read a device's or hub's configuration")
@@ -133,6 +141,7 @@ def _dcc_verbs(verbs: Any) -> None:
     send.add_argument("file")
     send.add_argument("--hub", metavar="SOCKET", type=Path)
     send.add_argument("--wait", action="store_true", help="until every device has answered")
+    send.add_argument("--timeout", type=int, metavar="SECONDS", help="with --wait: no longer than")
     send.add_argument("--pre-command-only", action="store_true")
     send.add_argument("--json", action="store_true")
     request = _verb(dcc, "request", _dcc_request, "write a signed service request")
@@ -293,6 +302,10 @@ def _dcc_send(args: argparse.Namespace) -> int:
         raise ConfigError("--pre-command-only belongs to SR 11.3, which is not carried out yet")
     body = read_image(args.file)
     wait = "?wait=1" if args.wait else ""
+    if args.timeout is not None:
+        if not args.wait or args.timeout < 1:
+            raise ConfigError("--timeout SECONDS: expected 1 or more, together with --wait")
+        wait += f"&limit_s={args.timeout}"
     result: dict[str, Any] = {"deliveries": [], "messages": []}
     try:
         for document in _call(
@@ -560,10 +573,13 @@ def _control(args: argparse.Namespace) -> int:
 
     socket, code = _device_socket(args), 0
     follow = "?follow=1" if getattr(args, "follow", False) else ""
+    version = getattr(args, "file_version", None)
+    wanted = "" if version is None else f"?file_version={version:08x}"
     method, target = {
         "status": ("GET", "/v1/status"),
         "banks": ("GET", "/v1/banks"),
         "events": ("GET", f"/v1/events{follow}"),
+        "query": ("POST", f"/v1/query{wanted}"),
         "reboot": ("POST", "/v1/reboot"),
         "factory-reset": ("POST", "/v1/factory-reset"),
     }[args.what]

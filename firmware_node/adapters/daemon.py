@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -36,6 +37,7 @@ from firmware_node.boundary import (
     Input,
     LoadImage,
     Notify,
+    QueryRequested,
     Reboot,
     RebootRequested,
     SendFrame,
@@ -193,6 +195,8 @@ class DeviceDaemon:
             case "POST", "/v1/image":
                 activate = bool(request.query.get("activate"))
                 return self._ask(LoadImage(request.body, activate))
+            case "POST", "/v1/query":
+                return self._ask(QueryRequested(_file_version(request)))
             case "POST", "/v1/reboot":
                 return self._ask(RebootRequested())
             case "POST", "/v1/factory-reset":
@@ -226,6 +230,15 @@ class DeviceDaemon:
 
     def _banks(self) -> Document:
         return dict(self._device.banks_report())
+
+
+def _file_version(request: Request) -> int | None:
+    text = request.query.get("file_version")
+    if text is None:
+        return None
+    if re.fullmatch(r"[0-9A-Fa-f]{1,8}", text) is None:
+        raise Refusal(400, f"file_version: found {text!r}, expected up to 8 hex digits")
+    return int(text, 16)
 
 
 def load_factory_image(config: DeviceConfig, keyring: Keyring) -> bytes:

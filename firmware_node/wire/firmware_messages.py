@@ -1,7 +1,13 @@
-"""Payloads of the firmware use cases: CS06, CS08, CS09, CCS08. All DER. Source: gbcs.md 3."""
+"""Payloads of the firmware use cases and the codes of their alerts. Source: gbcs.md 3, 4.11.
+
+CS06, CS08, CS09 and CCS08 are DER. Receipt alerts and generic alerts come in two shapes, one for
+ZigBee devices (GBZ) and one for DLMS ones, which repeats the low octets of the alert's counter.
+Whoever decodes a payload and encodes it again has the same octets, or it was refused.
+"""
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass
 
 from firmware_node.errors import DecodeError
@@ -12,10 +18,35 @@ CS06_ACTIVATE_FIRMWARE = 0x0012
 CCS08_FIRMWARE_TRANSFER = 0x0128
 CS08_READ_VERSION = 0x0129
 CS09_ACTIVATION_ALERT = 0x012B
+CS06_ALERT = 0x00CA  # outcome of a future-dated activation
+RECEIPT_ALERT_DLMS = 0x00CE
+RECEIPT_ALERT_GBZ = 0x00CF
+GENERIC_CRITICAL_ALERT = 0x1000
+GENERIC_ALERT = 0x1001  # not critical
 
+# Alert codes that these messages carry (gbcs.md 3.7).
+FUTURE_DATED_DONE = 0x8F66
+FUTURE_DATED_FAILED = 0x8F67
+IMAGE_VERIFIED = 0x8F72
+IMAGE_NOT_VERIFIED = 0x8F1C
 TRANSFER_SUCCESS = 0x8F8A
 TRANSFER_FAILURE = 0x8F89
 PPMID_ACTIVATION = 0x8F8B
+
+# Codes that a device writes into its security or event log (gbcs.md 3.7, supplement 1.2 and 7).
+VERIFICATION_FAILED_AT_POWER_ON = 0x8F1B
+FIRMWARE_CHANGED = 0x8F43
+INTEGRITY_CHECK_FAILED = 0x8F1E  # or format
+LACKS_AUTHORITY = 0x8F30
+TRUSTED_SOURCE_FAILURE = 0x8F3D
+UNAUTHORISED_ACCESS = 0x8F3E
+AUTHENTICATION_FAILURE = 0x8F53
+OUT_OF_ORDER = 0x8F60  # or malformed, in unusual numbers
+CLOCK_NOT_ADJUSTED = 0x8F0C
+EVENT_LOG_CLEARED = 0x8F52
+DEVICE_LOG_CHANGED = 0x8F12
+HAN_COMMAND_DONE = 0x8154  # immediate
+HAN_COMMAND_FAILED = 0x8155
 
 # CCS08 response codes
 FILE_TRANSFER_SUCCESS = 0
@@ -25,6 +56,13 @@ FILE_TRANSFER_FAILURE = 3
 
 
 COUNTER_MAX = 2**63 - 1  # of the counter that a payload repeats (gbcs.md 3.1)
+CLOCK_STATUS_UNSPECIFIED = 0xFF
+
+_EPOCH = datetime.datetime(2000, 1, 1)
+_GBZ_PROFILE = b"\x01\x09"
+_HASH = b"\x09\x20"  # octet string of 32
+_DATE_TIME = b"\x09\x0c"  # octet string of 12
+_WHAT_DATE_TIME = "DLMS date-time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +112,35 @@ class FirmwareTransferAlert:
     response_code: int
 
 
+@dataclass(frozen=True, slots=True)
+class ActivationOutcomeAlert:
+    """0x00CA: what became of a future-dated CS06, with the counter of that command."""
+
+    alert_code: int  # FUTURE_DATED_DONE or FUTURE_DATED_FAILED
+    executed_at: int  # seconds since 2000-01-01T00:00:00Z
+    originator_counter: int
+    outcome: ActivationOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptAlert:
+    """0x00CE, 0x00CF: whether the image that arrived verifies, with the hash as calculated."""
+
+    alert_code: int  # IMAGE_VERIFIED or IMAGE_NOT_VERIFIED
+    at: int  # seconds since 2000-01-01T00:00:00Z
+    manufacturer_image_hash: bytes  # SHA-256, 32 octets
+    clock_status: int = CLOCK_STATUS_UNSPECIFIED  # last octet of the DLMS date-time; not in GBZ
+
+
+@dataclass(frozen=True, slots=True)
+class GenericAlert:
+    """0x1000, 0x1001: a code and a time, nothing else."""
+
+    alert_code: int
+    at: int  # seconds since 2000-01-01T00:00:00Z
+    clock_status: int = CLOCK_STATUS_UNSPECIFIED  # last octet of the DLMS date-time; not in GBZ
+
+
 def decode_cs06_command(payload: bytes) -> ActivateFirmware:
     """SEQUENCE { hash (32), originatorCounter, executionDateTime OPTIONAL }."""
     outer = der.Reader(payload, "CS06 command")
@@ -118,6 +185,31 @@ def encode_cs06_response(value: ActivationOutcome | None) -> bytes:
     if value is None:
         return der.null()
     return der.sequence(der.integer(value.response_code), _encode_version(value.firmware_version))
+
+
+def decode_cs06_alert(payload: bytes) -> ActivationOutcomeAlert:
+    """SEQUENCE { alertCode, executionDateTime, originatorCounter, SEQUENCE as the response }."""
+    outer = der.Reader(payload, "CS06 alert")
+    reader = outer.sequence()
+    outer.end()
+    alert_code = reader.unsigned(0xFFFF)
+    executed_at = _time(reader, "CS06 alert")
+    counter = reader.unsigned(COUNTER_MAX)
+    inner = reader.sequence()
+    reader.end()
+    outcome = ActivationOutcome(inner.unsigned(3), _version(inner))
+    inner.end()
+    return ActivationOutcomeAlert(alert_code, executed_at, counter, outcome)
+
+
+def encode_cs06_alert(value: ActivationOutcomeAlert) -> bytes:
+    """See ``decode_cs06_alert``."""
+    return der.sequence(
+        der.integer(value.alert_code),
+        der.time(value.executed_at),
+        der.integer(value.originator_counter),
+        encode_cs06_response(value.outcome),
+    )
 
 
 def decode_cs08_command(payload: bytes) -> None:
@@ -194,6 +286,161 @@ def encode_ccs08_alert(value: FirmwareTransferAlert) -> bytes:
         _encode_version(value.firmware_version),
         der.integer(value.response_code),
     )
+
+
+def decode_receipt_alert_gbz(payload: bytes) -> ReceiptAlert:
+    """Profile 0109, one component, alert code u16, UTC u32, 09 20, hash. Source: gbcs.md 3.3."""
+    fields = _Fields(payload, "receipt alert")
+    alert_code, at = fields.gbz(components=1)
+    fields.literal(_HASH)
+    alert = ReceiptAlert(alert_code, at, fields.take(32))
+    fields.end()
+    return alert
+
+
+def encode_receipt_alert_gbz(value: ReceiptAlert) -> bytes:
+    """See ``decode_receipt_alert_gbz``."""
+    return _gbz(value.alert_code, value.at, 1) + _HASH + value.manufacturer_image_hash
+
+
+def decode_receipt_alert_dlms(payload: bytes, originator_counter: int) -> ReceiptAlert:
+    """0F, long-invoke-id, 00, structure { alert code, date-time, hash }. Source: gbcs.md 3.3.
+
+    The invoke id must be that of the alert's ``originator_counter``: 20 and its low 3 octets.
+    """
+    fields = _Fields(payload, "receipt alert")
+    alert_code, at, status = fields.dlms(originator_counter, members=3)
+    fields.literal(_HASH)
+    alert = ReceiptAlert(alert_code, at, fields.take(32), status)
+    fields.end()
+    return alert
+
+
+def encode_receipt_alert_dlms(value: ReceiptAlert, originator_counter: int) -> bytes:
+    """See ``decode_receipt_alert_dlms``."""
+    return (
+        _dlms(value.alert_code, value.at, value.clock_status, originator_counter, 3)
+        + _HASH
+        + value.manufacturer_image_hash
+    )
+
+
+def decode_generic_alert_gbz(payload: bytes) -> GenericAlert:
+    """Profile 0109, no components, alert code u16, UTC u32. Source: gbcs.md 4.11."""
+    fields = _Fields(payload, "generic alert")
+    alert = GenericAlert(*fields.gbz(components=0))
+    fields.end()
+    return alert
+
+
+def encode_generic_alert_gbz(value: GenericAlert) -> bytes:
+    """See ``decode_generic_alert_gbz``."""
+    return _gbz(value.alert_code, value.at, 0)
+
+
+def decode_generic_alert_dlms(payload: bytes, originator_counter: int) -> GenericAlert:
+    """0F, long-invoke-id, 00, structure { alert code, date-time }. Source: gbcs.md 4.11."""
+    fields = _Fields(payload, "generic alert")
+    alert = GenericAlert(*fields.dlms(originator_counter, members=2))
+    fields.end()
+    return alert
+
+
+def encode_generic_alert_dlms(value: GenericAlert, originator_counter: int) -> bytes:
+    """See ``decode_generic_alert_dlms``."""
+    return _dlms(value.alert_code, value.at, value.clock_status, originator_counter, 2)
+
+
+def dlms_date_time(utc: int, clock_status: int = CLOCK_STATUS_UNSPECIFIED) -> bytes:
+    """12 octets, as in the header of a CS06 response; ``utc`` in seconds since 2000-01-01.
+
+    Year u16, month, day, weekday FF, hour, minute, second, hundredths 00, deviation 8000, status.
+    Source: gbcs.md 4.3, 4.9.
+    """
+    moment = _EPOCH + datetime.timedelta(seconds=utc)
+    return (
+        moment.year.to_bytes(2, "big")
+        + bytes((moment.month, moment.day, 0xFF, moment.hour, moment.minute, moment.second))
+        + bytes((0, 0x80, 0, clock_status))
+    )
+
+
+def decode_dlms_date_time(octets: bytes) -> int:
+    """Seconds since 2000-01-01 of the form that ``dlms_date_time`` makes, with any status.
+
+    Raises:
+        DecodeError: not 12 octets, no such moment, or a weekday, hundredths or a deviation.
+    """
+    if len(octets) != 12:
+        raise DecodeError(_WHAT_DATE_TIME, 0, f"expected 12 octets, found {len(octets)}")
+    if octets[4] != 0xFF or octets[8:11] != b"\x00\x80\x00":
+        raise DecodeError(_WHAT_DATE_TIME, 4, "expected weekday FF, hundredths 00, deviation 8000")
+    try:
+        moment = datetime.datetime(
+            int.from_bytes(octets[:2], "big"), octets[2], octets[3], octets[5], octets[6], octets[7]
+        )
+    except ValueError as error:
+        raise DecodeError(_WHAT_DATE_TIME, 0, str(error)) from error
+    return int((moment - _EPOCH).total_seconds())
+
+
+class _Fields:
+    """Takes fields off the front of an alert that is not DER."""
+
+    def __init__(self, data: bytes, what: str) -> None:
+        self._data = data
+        self._what = what
+        self._at = 0
+
+    def take(self, size: int) -> bytes:
+        octets = self._data[self._at : self._at + size]
+        if len(octets) != size:
+            raise DecodeError(self._what, self._at, f"expected {size} octets, found {len(octets)}")
+        self._at += size
+        return octets
+
+    def literal(self, expected: bytes) -> None:
+        at = self._at
+        found = self.take(len(expected))
+        if found != expected:
+            raise DecodeError(self._what, at, f"expected {expected.hex()}, found {found.hex()}")
+
+    def end(self) -> None:
+        if self._at != len(self._data):
+            raise DecodeError(self._what, self._at, f"{len(self._data) - self._at} trailing octets")
+
+    def gbz(self, components: int) -> tuple[int, int]:
+        self.literal(_GBZ_PROFILE + bytes((components,)))
+        return int.from_bytes(self.take(2), "big"), int.from_bytes(self.take(4), "big")
+
+    def dlms(self, originator_counter: int, members: int) -> tuple[int, int, int]:
+        self.literal(_dlms_start(originator_counter, members))
+        alert_code = int.from_bytes(self.take(2), "big")
+        self.literal(_DATE_TIME)
+        date_time = self.take(12)
+        return alert_code, decode_dlms_date_time(date_time), date_time[11]
+
+
+def _gbz(alert_code: int, at: int, components: int) -> bytes:
+    start = _GBZ_PROFILE + bytes((components,))
+    return start + alert_code.to_bytes(2, "big") + at.to_bytes(4, "big")
+
+
+def _dlms(alert_code: int, at: int, status: int, originator_counter: int, members: int) -> bytes:
+    return b"".join(
+        (
+            _dlms_start(originator_counter, members),
+            alert_code.to_bytes(2, "big"),
+            _DATE_TIME,
+            dlms_date_time(at, status),
+        )
+    )
+
+
+def _dlms_start(originator_counter: int, members: int) -> bytes:
+    """Data notification, long-invoke-id, no date-time, structure, and the tag of a u16."""
+    invoke_id = b"\x20" + (originator_counter & 0xFFFFFF).to_bytes(3, "big")
+    return b"\x0f" + invoke_id + b"\x00\x02" + bytes((members, 0x12))
 
 
 def _version(reader: der.Reader) -> int:

@@ -48,6 +48,7 @@ class DeviceSection:
     manufacturer_signature: str = "optional"
     image_format: str | None = None
     acb: str | None = None
+    supplier: str | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ class DeviceConfig:
             hardware_version=device.hardware_version,
             manufacturer_signature_required=device.manufacturer_signature == "require",
             acb=None if device.acb is None else EntityId.parse(device.acb),
+            supplier=None if device.supplier is None else EntityId.parse(device.supplier),
             image_format=None if device.image_format is None else ImageFormat(device.image_format),
             ota=self.ota,
             activation=self.activation,
@@ -170,7 +172,7 @@ RANGES: Mapping[str, tuple[int, int]] = {
     "activation.trial_starts_max": (1, 1000),
     "hub.block_size_max": (1, 255),
 }
-_ENTITIES = ("device.entity_id", "device.acb", "hub.entity_id", "dcc.acb")
+_ENTITIES = ("device.entity_id", "device.acb", "device.supplier", "hub.entity_id", "dcc.acb")
 
 
 def read_device_config(path: Path) -> DeviceConfig:

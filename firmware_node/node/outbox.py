@@ -34,6 +34,7 @@ class Outbox:
         self._tag = 0  # of the send under way; tags rise within one life of the process
         self._under_way: str | None = None
         self._retry_ms = RETRY_FIRST_MS
+        self.has_new = False  # since the last ``pump``
         self.wake_at: int | None = None
 
     def __len__(self) -> int:
@@ -45,14 +46,20 @@ class Outbox:
         Raises:
             StorageFullError: ``OUTBOX_MAX`` messages wait already.
         """
+        self.check_room()
         keys = keys_twice(self._records, _PREFIX)
-        if len(keys) >= OUTBOX_MAX:
-            raise StorageFullError(f"outbox: {OUTBOX_MAX} messages wait for the hub")
         last = int(keys[-1].removeprefix(_PREFIX), 16) if keys else 0
         put_twice(self._records, f"{_PREFIX}{last + 1:016x}", message)
+        self.has_new = True
+
+    def check_room(self) -> None:
+        """Raise StorageFullError when ``OUTBOX_MAX`` messages wait already."""
+        if len(self) >= OUTBOX_MAX:
+            raise StorageFullError(f"outbox: {OUTBOX_MAX} messages wait for the hub")
 
     def pump(self, now_ms: int) -> Sequence[Effect]:
         """Send the head when nothing is under way and a tunnel is open."""
+        self.has_new = False
         if self._under_way is not None or (self.wake_at is not None and now_ms < self.wake_at):
             return ()
         self.wake_at = None

@@ -188,7 +188,8 @@ class Device:
             self._take(self._ota.step(item, now_ms), now_ms, effects)
         elif frame.cluster == tunneling.CLUSTER and not self._attributes.claims(frame):
             self._take(self._tunnel.step(item, now_ms), now_ms, effects)
-            effects.extend(self._outbox.pump(now_ms))
+            if not self._restarting:
+                effects.extend(self._outbox.pump(now_ms))
         elif self._time.claims(frame):
             self._take(self._time.step(item, now_ms), now_ms, effects)
         elif frame.profile == 0:

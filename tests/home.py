@@ -41,10 +41,11 @@ def image(
     kind: ImageFormat = ImageFormat.GB_PLAIN,
     change: Callable[[Manifest], Manifest] = lambda manifest: manifest,
     supplier: EntityId = SUPPLIER,
+    image_type: int = 0x0084,
 ) -> bytes:
     """A manufacturer-signed OTA file; in the kind of SR 11.1 the supplier signs it too."""
     manifest = Manifest(
-        ImageKey(0x121D, 0x0084, version), 0x1111, 0x1211, version_string=f"v{version}"
+        ImageKey(0x121D, image_type, version), 0x1111, 0x1211, version_string=f"v{version}"
     )
     return build_image(
         change(manifest),
@@ -81,8 +82,9 @@ class Story:
         if self._storage is not None:
             self._storage.close()
         self._storage = FileStorage(self.directory / "state", BANK_SIZE)
+        factory = image(1, image_type=self.settings.image_type)
         device = Device(
-            self.settings, self._storage, self.keys, SeededEntropy(1), factory_image=image(1)
+            self.settings, self._storage, self.keys, SeededEntropy(1), factory_image=factory
         )
         return device, self._storage
 

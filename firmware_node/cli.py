@@ -94,6 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     _image_verbs(verbs)
     _key_verbs(verbs)
 
+    _radio_verbs(verbs)
+
     for name, text in (
         ("status", "what a daemon does"),
         ("banks", "what its banks hold"),
@@ -218,6 +220,40 @@ def _key_verbs(verbs: Any) -> None:
     decode.add_argument("--json", action="store_true")
 
 
+def _radio_verbs(verbs: Any) -> None:
+    radio = _group(verbs, "radio", "ZNP radios")
+    virtual = _verb(radio, "virtual", _radio_virtual, "a virtual ZNP stick on a pty or TCP port")
+    port = virtual.add_mutually_exclusive_group(required=True)
+    port.add_argument("--tcp", metavar="HOST:PORT", type=_address)
+    port.add_argument("--pty", metavar="LINK", type=Path, help="a link to the pseudo-terminal")
+    virtual.add_argument("--nv", metavar="FILE", type=Path, help="keep the NV memory here")
+    virtual.add_argument("--nv-dump", metavar="FILE", type=Path, help="begin with a real stick's")
+    virtual.add_argument("--air", metavar="SOCKET", type=Path, help="shared with other sticks")
+    virtual.add_argument("--product", type=int, choices=[1, 2], default=1, help="CC2652 or CC2531")
+    virtual.add_argument("--ieee", metavar="EUI64", help="default: random, then that of --nv")
+    virtual.add_argument("--baud", type=_whole(1), help="pace the serial line; default: do not")
+    virtual.add_argument("--profile", choices=["strict", "lenient"], default="strict")
+    virtual.add_argument("--no-fragmentation", action="store_true")
+    virtual.add_argument("--pcap", metavar="FILE", type=Path, help="and the keys in FILE.keys")
+    virtual.add_argument("--counters", metavar="FILE", type=Path, help="unknown commands and more")
+    virtual.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="KIND:N",
+        help="at the N-th AF data request: no-srsp, buffer-full, reset-at, vanish-at[:MS away]",
+    )
+    air = virtual.add_argument_group("the air, where this stick carries it")
+    air.add_argument("--seed", type=int, default=0)
+    air.add_argument("--airtime", action="store_true", help="250 kbit/s and CSMA")
+    air.add_argument("--latency-ms", type=_share(1000), default=0.0)
+    air.add_argument("--loss", type=_share(1), default=0.0, help="chance, 0 to 1")
+    air.add_argument("--ack-loss", type=_share(1), default=0.0)
+    air.add_argument("--duplication", type=_share(1), default=0.0)
+    air.add_argument("--reordering", type=_share(1), default=0.0)
+    air.add_argument("--coalesce-ms", type=_share(1000), default=0.0)
+
+
 _KINDS = ["gb-supplier-signed", "gb-plain", "zigbee"]
 
 
@@ -226,6 +262,32 @@ def _number(text: str) -> int:
         if 0 <= int(text, 0) <= 0xFFFF:
             return int(text, 0)
     raise argparse.ArgumentTypeError(f"found {text!r}, expected 0 to 0xFFFF")
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if host and port.isdigit() and int(port) <= 0xFFFF:
+        return host.strip("[]"), int(port)
+    raise argparse.ArgumentTypeError(f"found {text!r}, expected HOST:PORT")
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if text.isdigit() and int(text) >= least:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number from {least}")
+
+    return read
+
+
+def _share(most: float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if 0 <= float(text) <= most:
+                return float(text)
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected 0 to {most}")
+
+    return read
 
 
 def _hex_version(text: str) -> int:
@@ -622,6 +684,45 @@ def _device_socket(args: argparse.Namespace) -> Path:
         names = " ".join(path.parent.name for path in found)
         raise ConfigError(f"several daemons ({names}): say which one with --socket PATH")
     return found[0] if found else runtime_directory() / "NAME" / "control.sock"
+
+
+def _radio_virtual(args: argparse.Namespace) -> int:
+    from firmware_node.terms import EntityId
+    from firmware_node.virtual.air import AirSettings
+    from firmware_node.virtual.server import VirtualOptions, serve
+    from firmware_node.virtual.stick import Fault, StickSettings
+
+    ieee = None if args.ieee is None else EntityId.parse(args.ieee).octets[::-1]
+    return serve(
+        VirtualOptions(
+            tcp=args.tcp,
+            pty=args.pty,
+            nv=args.nv,
+            nv_dump=args.nv_dump,
+            air=args.air,
+            product=args.product,
+            ieee=ieee,
+            baud=args.baud,
+            pcap=args.pcap,
+            counters=args.counters,
+            stick=StickSettings(
+                strict=args.profile == "strict",
+                fragmentation=not args.no_fragmentation,
+                seed=args.seed,
+                faults=tuple(Fault.parse(text) for text in args.fault),
+            ),
+            medium=AirSettings(
+                seed=args.seed,
+                airtime=args.airtime,
+                latency_us=round(args.latency_ms * 1000),
+                loss=args.loss,
+                ack_loss=args.ack_loss,
+                duplication=args.duplication,
+                reordering=args.reordering,
+                coalesce_us=round(args.coalesce_ms * 1000),
+            ),
+        )
+    )
 
 
 def _hub_socket(args: argparse.Namespace) -> Path:

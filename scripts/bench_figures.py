@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import select
 import subprocess
 import sys
 import tempfile
@@ -51,7 +52,7 @@ from firmware_node.terms import (
 )
 from firmware_node.tools.image import build_image
 from firmware_node.tools.keys import build_keys
-from firmware_node.wire import ota
+from firmware_node.wire import mt, ota
 from firmware_node.wire.manufacturer_image import Manifest
 
 MIB = 1024 * 1024
@@ -247,6 +248,51 @@ def _daemon() -> Iterator[tuple[float, subprocess.Popen[bytes]]]:
                 process.wait()
 
 
+def virtual_znp_round_trips() -> Figure:
+    """MT round trips with a virtual stick over a pty, against a process that only echoes."""
+    with tempfile.TemporaryDirectory(prefix="fn-") as name:
+        link = Path(name) / "tty"
+        stick = [sys.executable, "-m", "firmware_node", "radio", "virtual", "--pty", str(link)]
+        value = _round_trips(stick, link, mt.frame(mt.Cmd.SYS_PING), 7)
+        code = "import os, sys, tty\nmaster, slave = os.openpty()\ntty.setraw(slave)\n"
+        code += "os.symlink(os.ttyname(slave), sys.argv[1])\nprint('ready', flush=True)\n"
+        code += "while True:\n os.write(master, os.read(master, 100))"
+        floor = _round_trips([sys.executable, "-c", code, str(link)], link, bytes(7), 7)
+    return Figure(
+        "radio.virtual_znp.round_trips_per_second",
+        value,
+        "1/s",
+        True,
+        Baseline("a process that echoes on a pty", floor),
+    )
+
+
+def _round_trips(command: Sequence[str], link: Path, request: bytes, size: int) -> float:
+    """Requests answered a second, one at a time; the best of several runs."""
+    count = 3000
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            fd = os.open(link, os.O_RDWR | os.O_NOCTTY)
+
+            def ask() -> None:
+                for _ in range(count):
+                    os.write(fd, request)
+                    while len(os.read(fd, 256)) < size:
+                        pass
+
+            os.write(fd, request)
+            while select.select([fd], [], [], 0.2)[0]:
+                os.read(fd, 256)  # what a stick tells at its start, and the first answer
+            seconds = best_seconds(ask)
+            os.close(fd)
+        finally:
+            process.terminate()
+            link.unlink(missing_ok=True)
+    return count / seconds
+
+
 def _rss(pid: int) -> int:
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
@@ -257,6 +303,7 @@ FIGURES: Mapping[str, Callable[[], Figure]] = {
     "daemon.start_to_ready.seconds": start_to_ready,
     "daemon.rss.bytes": daemon_rss,
     "verify.1mib.seconds": verify_1mib,
+    "radio.virtual_znp.round_trips_per_second": virtual_znp_round_trips,
 }
 
 

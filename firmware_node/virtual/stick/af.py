@@ -1,0 +1,283 @@
+"""The application framework: endpoints, data requests and their confirms, incoming messages.
+
+A strict stick, as real ones are, gives a frame only to an endpoint of the frame's own profile; a
+lenient one to the endpoint it names. Messages too large for one MT frame are stored for the host
+to fetch, and stored by it before they are sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from firmware_node.virtual.air import LQI
+from firmware_node.virtual.stick.aps import Aps, Frame
+from firmware_node.virtual.stick.board import Board
+from firmware_node.virtual.stick.link import Link
+from firmware_node.wire import aps, mt, nwk, zdo
+from firmware_node.wire.mt import AddressMode, Cmd, Option, Status
+
+WILDCARD_PROFILE = 0xFFFF
+BROADCAST_ENDPOINT = 0xFF
+ENDPOINTS_MAX = 32
+STORED_MAX = 8  # large messages waiting to be fetched
+STORE_SIZE_MAX = 4096  # octets of one message
+PART_MAX = 240  # octets of one store or retrieve command
+
+_OK = b"\x00"
+
+
+class Registered(NamedTuple):
+    """An endpoint as the host registered it."""
+
+    endpoint: zdo.Endpoint
+    version: int
+
+
+class Af:
+    """Endpoints and their traffic."""
+
+    def __init__(self, board: Board, link: Link, aps_layer: Aps) -> None:
+        self._board = board
+        self._link = link
+        self._aps = aps_layer
+        self.endpoints: dict[int, Registered] = {}
+        self.groups: set[tuple[int, int]] = set()  # endpoint, group
+        self._store = bytearray()  # what the host stores before a large request
+        self._stored: dict[int, bytes] = {}  # by time stamp, for the host to fetch
+        aps_layer.on_frame = self._on_frame
+        aps_layer.accepts = self._accepts
+        self.on_zdo: Callable[[Frame], None] = lambda frame: None
+        self.send_zdo: Callable[[int, int, bytes, int], None] = lambda *message: None
+        self.handlers: dict[int, Callable[..., bytes | None]] = {
+            Cmd.AF_REGISTER: self._register,
+            Cmd.AF_DELETE: self._delete,
+            Cmd.AF_DATA_REQUEST_SRC_RTG: self._source_routed,
+            Cmd.AF_DATA_STORE: self._data_store,
+            Cmd.AF_DATA_RETRIEVE: self._data_retrieve,
+            Cmd.AF_APSF_CONFIG_SET: self._fragmentation_config,
+            Cmd.ZDO_EXT_ADD_GROUP: self._add_group,
+            Cmd.ZDO_EXT_FIND_GROUP: self._find_group,
+            Cmd.ZDO_EXT_REMOVE_GROUP: self._remove_group,
+            Cmd.ZDO_EXT_REMOVE_ALL_GROUP: self._remove_all_groups,
+        }
+
+    def reset(self) -> None:
+        """Endpoints, groups and stored messages do not survive."""
+        self.endpoints.clear()
+        self.groups.clear()
+        self._store.clear()
+        self._stored.clear()
+
+    # --- host to air ------------------------------------------------------------------------------
+
+    def data_request(self, command: int, data: bytes) -> None:
+        """AF_DATA_REQUEST and AF_DATA_REQUEST_EXT: answer, send, confirm later."""
+        request = mt.decode_data_request(command, data)
+        self._send(command, request)
+
+    def _source_routed(self, *fields: Any) -> None:
+        """All sticks hear each other: the route is not needed."""
+        short, to, source, cluster, transaction, options, radius, _, payload = fields
+        destination = short.to_bytes(8, "little")
+        self._send(
+            Cmd.AF_DATA_REQUEST_SRC_RTG,
+            mt.DataRequest(
+                AddressMode.SHORT,
+                destination,
+                to,
+                source,
+                cluster,
+                transaction,
+                options,
+                radius,
+                payload,
+            ),
+        )
+
+    def _send(self, command: int, request: mt.DataRequest) -> None:
+        frame = self._frame(request)
+        if isinstance(frame, Status):
+            self._board.respond(command, bytes((frame,)))
+            return
+        self._board.respond(command)
+        if request.source_endpoint == 0 or request.destination_endpoint == 0:
+            # ZDO gives no confirm.
+            if frame.payload:
+                self.send_zdo(frame.peer, frame.cluster, frame.payload[1:], frame.payload[0])
+            return
+        self._aps.send(frame, self._confirm(request.source_endpoint, request.transaction))
+
+    def _confirm(self, endpoint: int, transaction: int) -> Callable[[int], None]:
+        tell = self._board.tell
+        return lambda status: tell(Cmd.AF_DATA_CONFIRM, bytes((status, endpoint, transaction)))
+
+    def _frame(self, request: mt.DataRequest) -> Frame | Status:
+        """The frame of a request, or why there is none."""
+        mode, destination, to, source, cluster, _, options, radius, payload = request
+        if not self._link.is_up:
+            return Status.NWK_INVALID_REQUEST
+        if source == 0 or to == 0:
+            profile = zdo.PROFILE
+        else:
+            registered = self.endpoints.get(source)
+            if registered is None:
+                return Status.INVALID_PARAMETER
+            profile = registered.endpoint.profile
+        short: int | None = destination[0] | destination[1] << 8
+        delivery = aps.UNICAST
+        if mode == AddressMode.GROUP:
+            delivery, to, short = aps.GROUP, short or 0, nwk.RX_ON
+        elif mode == AddressMode.IEEE:
+            short = self._link.short_of(destination)
+            if short is None:
+                return Status.INVALID_PARAMETER
+        elif mode == AddressMode.BROADCAST or (short or 0) >= nwk.BROADCAST_FIRST:
+            delivery = aps.BROADCAST
+        if not payload and self._store:
+            payload = bytes(self._store)
+            self._store.clear()
+        frame = Frame(
+            delivery,
+            short or 0,
+            to,
+            source,
+            cluster,
+            profile,
+            payload,
+            options & Option.APS_SECURITY != 0 and delivery == aps.UNICAST,
+            options & Option.APS_ACK != 0,
+            radius,
+        )
+        return frame if self._aps.fits(frame) else Status.INVALID_PARAMETER
+
+    # --- air to host ------------------------------------------------------------------------------
+
+    def _accepts(self, frame: Frame) -> bool:
+        """Whether some endpoint here takes the frame."""
+        if frame.profile == zdo.PROFILE:
+            return frame.endpoint in (0, BROADCAST_ENDPOINT)
+        return bool(self._matching(frame))
+
+    def _matching(self, frame: Frame) -> list[int]:
+        strict = self._board.settings.strict and frame.profile != WILDCARD_PROFILE
+        if frame.delivery == aps.GROUP:
+            wanted = [end for end in self.endpoints if (end, frame.endpoint) in self.groups]
+        elif frame.endpoint == BROADCAST_ENDPOINT:
+            wanted = list(self.endpoints)
+        else:
+            wanted = [frame.endpoint] if frame.endpoint in self.endpoints else []
+        if not strict:
+            return wanted
+        return [end for end in wanted if self.endpoints[end].endpoint.profile == frame.profile]
+
+    def _on_frame(self, frame: Frame) -> None:
+        if frame.profile == zdo.PROFILE:
+            self.on_zdo(frame)
+            return
+        timestamp = self._board.now_us // 320 & 0xFFFFFFFF  # in units of a back-off period
+        group = frame.endpoint if frame.delivery == aps.GROUP else 0
+        for endpoint in self._matching(frame):
+            self._board.counters["messages_up"] += 1
+            if len(frame.payload) > mt.INLINE_MAX:
+                self._announce_large(frame, endpoint, group, timestamp)
+                continue
+            data = mt.encode_incoming(
+                mt.IncomingMessage(
+                    group,
+                    frame.cluster,
+                    frame.peer,
+                    frame.source_endpoint,
+                    endpoint,
+                    frame.broadcast,
+                    LQI,
+                    frame.secured,
+                    timestamp,
+                    0,
+                    frame.payload,
+                    frame.radius,
+                )
+            )
+            self._board.tell(Cmd.AF_INCOMING_MSG, data)
+
+    def _announce_large(self, frame: Frame, endpoint: int, group: int, timestamp: int) -> None:
+        """A message for AF_DATA_RETRIEVE; its time stamp is its name."""
+        while timestamp in self._stored:
+            timestamp += 1
+        while len(self._stored) >= STORED_MAX:
+            del self._stored[next(iter(self._stored))]
+            self._board.counters["messages_not_fetched"] += 1
+        self._stored[timestamp] = frame.payload
+        data = mt.encode(
+            Cmd.AF_INCOMING_MSG_EXT,
+            group,
+            frame.cluster,
+            AddressMode.SHORT,
+            frame.peer.to_bytes(8, "little"),
+            frame.source_endpoint,
+            self._link.nib.pan,
+            endpoint,
+            frame.broadcast,
+            LQI,
+            frame.secured,
+            timestamp,
+            0,
+            len(frame.payload),
+            frame.peer.to_bytes(2, "little") + bytes((frame.radius,)),
+        )
+        self._board.tell(Cmd.AF_INCOMING_MSG_EXT, data)
+
+    # --- commands ---------------------------------------------------------------------------------
+
+    def _register(self, *fields: Any) -> bytes:
+        number, profile, device, version, _, inputs, outputs = fields
+        if number in self.endpoints:
+            return bytes((Status.APS_DUPLICATE_ENTRY,))
+        if not 0 < number < BROADCAST_ENDPOINT or len(self.endpoints) >= ENDPOINTS_MAX:
+            return bytes((Status.INVALID_PARAMETER,))
+        endpoint = zdo.Endpoint(number, profile, device, inputs, outputs)
+        self.endpoints[number] = Registered(endpoint, version)
+        return _OK
+
+    def _delete(self, number: int) -> bytes:
+        return _OK if self.endpoints.pop(number, None) else bytes((Status.INVALID_PARAMETER,))
+
+    def _data_store(self, index: int, part: bytes) -> bytes:
+        if index + len(part) > STORE_SIZE_MAX:
+            return bytes((Status.MEM_ERROR,))
+        if len(self._store) < index:
+            self._store.extend(bytes(index - len(self._store)))
+        self._store[index : index + len(part)] = part
+        return _OK
+
+    def _data_retrieve(self, timestamp: int, index: int, size: int) -> bytes:
+        message = self._stored.get(timestamp)
+        if message is None or size > PART_MAX or index + size > len(message):
+            return mt.encode(Cmd.AF_DATA_RETRIEVE | mt.RESPONSE, Status.FAILURE, b"")
+        if size == 0:
+            del self._stored[timestamp]
+        part = message[index : index + size]
+        return mt.encode(Cmd.AF_DATA_RETRIEVE | mt.RESPONSE, Status.SUCCESS, part)
+
+    def _fragmentation_config(self, endpoint: int, delay_ms: int, window: int) -> bytes:
+        if endpoint not in self.endpoints or not 1 <= window <= 8:
+            return bytes((Status.INVALID_PARAMETER,))
+        self._aps.window[endpoint] = (delay_ms, window)
+        return _OK
+
+    def _add_group(self, endpoint: int, group: int, _: bytes) -> bytes:
+        self.groups.add((endpoint, group))
+        return _OK
+
+    def _find_group(self, endpoint: int, group: int) -> bytes:
+        # Also when absent the answer has the group and an empty name: hosts read them.
+        status = 0 if (endpoint, group) in self.groups else 1
+        return bytes((status, group & 0xFF, group >> 8, 0))
+
+    def _remove_group(self, endpoint: int, group: int) -> bytes:
+        self.groups.discard((endpoint, group))
+        return _OK
+
+    def _remove_all_groups(self, endpoint: int) -> bytes:
+        self.groups = {(end, group) for end, group in self.groups if end != endpoint}
+        return _OK

@@ -161,7 +161,7 @@ class GbcsParty:
             )
             schedule.clear()
             return outputs
-        schedule.set(command.octets)
+        schedule.set(command.octets, request)
         outputs.append(Notify("activation_pending", schedule.fields()))
         return [*outputs, *self.timer(now_ms)]  # a time that has passed is now
 

@@ -1,7 +1,8 @@
-"""Puts keys and GBCS messages together: makes and checks signatures and MACs.
+"""Puts keys and GBCS messages together: signatures, MACs, encrypted content.
 
 Device, head end, hub and decoder all come here, each with its own keyring; the reference messages
-hold it to the standard. Source: gbcs.md 4.4, 4.5, 4.7.
+hold it to the standard. A keyring taken ``at`` a moment checks the dates of certificates as well:
+a message whose certificate has expired then has no key. Source: gbcs.md 4.4, 4.5, 4.7, 4.8.
 """
 
 from __future__ import annotations
@@ -9,8 +10,17 @@ from __future__ import annotations
 import hmac
 from enum import Enum
 
-from firmware_node.crypto import KDF_ALGORITHM_ID, Keyring, SigningKey, derive_key, gmac
-from firmware_node.errors import KeyMissingError
+from firmware_node.crypto import (
+    KDF_ALGORITHM_ID,
+    TAG_SIZE,
+    Keyring,
+    SigningKey,
+    derive_key,
+    gcm_open,
+    gcm_seal,
+    gmac,
+)
+from firmware_node.errors import DecodeError, KeyMissingError
 from firmware_node.terms import EntityId, Role
 from firmware_node.wire.gbcs import (
     Cra,
@@ -22,6 +32,11 @@ from firmware_node.wire.gbcs import (
     signed_message,
     transaction_id,
 )
+
+# Security control (suite 1, authenticated and encrypted) and invocation counter, before content.
+CONTENT_HEADER = bytes.fromhex("3100000000")
+_CONTENT_FLAG = 4  # stands where the CRA flag stands in a message's key
+_WHAT_CONTENT = "encrypted content"
 
 
 class Verdict(Enum):
@@ -56,10 +71,7 @@ def check_mac(message: Message, keyring: Keyring) -> Verdict:
     verdict = Verdict.NO_KEY
     for party in _mac_parties(header, keyring):
         try:
-            if keyring.can_agree(header.recipient):
-                secret = keyring.shared_secret(header.recipient, party)
-            else:
-                secret = keyring.shared_secret(party, header.recipient)
+            secret = _secret_between(header.recipient, party, keyring)
         except KeyMissingError:
             continue
         expected = gmac(message_key(secret, header), _iv(header), message.mac_covered)
@@ -67,6 +79,23 @@ def check_mac(message: Message, keyring: Keyring) -> Verdict:
             return Verdict.VALID
         verdict = Verdict.INVALID
     return verdict
+
+
+def certificates_behind(message: Message, keyring: Keyring) -> tuple[str, ...]:
+    """The key files that ``check_signature`` and ``check_mac`` ask, private ones aside."""
+    header = message.header
+    names = [f"{header.originator.hex}-ds.pem"] if message.signature else []
+    if message.mac:
+        parties = (header.recipient, *_mac_parties(header, keyring))
+        names += [f"{party.hex}-ka.pem" for party in parties]
+    return tuple(names)
+
+
+def _secret_between(one: EntityId, other: EntityId, keyring: Keyring) -> bytes:
+    """The two parties' shared secret, by whichever private half is here."""
+    if keyring.can_agree(one):
+        return keyring.shared_secret(one, other)
+    return keyring.shared_secret(other, one)
 
 
 def _mac_parties(header: GroupingHeader, keyring: Keyring) -> tuple[EntityId, ...]:
@@ -94,6 +123,11 @@ def seal_signed(header: GroupingHeader, payload: bytes, key: SigningKey) -> byte
     """A critical response or alert: signed, no MAC."""
     signed_octets = encode_signed_octets(header, payload)
     return signed_message(signed_octets, key.sign(signed_octets))
+
+
+def sign_pre_command(message: Message, key: SigningKey) -> bytes:
+    """A Pre-Command with its originator's signature, over the octets as they arrived."""
+    return signed_message(message.signed_octets, key.sign(message.signed_octets))
 
 
 def seal_maced(
@@ -128,6 +162,48 @@ def add_mac(
     """Put the DD form with the MAC between ``own`` and ``peer`` around a DF form."""
     key = message_key(keyring.shared_secret(own, peer), header)
     return maced_message(inner, gmac(key, _iv(header), mac_covered(inner)))
+
+
+def open_content(sealed: bytes, header: GroupingHeader, keyring: Keyring) -> bytes:
+    """Decrypt content that a device encrypted for a User: ``CONTENT_HEADER``, octets, tag.
+
+    The User is the supplementary party where there is one, else the recipient (gbcs.md 4.7).
+
+    Raises:
+        DecodeError: another form, or the tag is wrong.
+        KeyMissingError: neither private half of the pair is here.
+    """
+    if sealed[: len(CONTENT_HEADER)] != CONTENT_HEADER:
+        raise DecodeError(_WHAT_CONTENT, 0, f"expected {CONTENT_HEADER.hex()}")
+    if len(sealed) < len(CONTENT_HEADER) + TAG_SIZE:
+        raise DecodeError(_WHAT_CONTENT, len(sealed), "no room for a tag")
+    key = _content_key(header, keyring)
+    plain = gcm_open(key, _iv(header), sealed[len(CONTENT_HEADER) :], CONTENT_HEADER[:1])
+    if plain is None:
+        raise DecodeError(_WHAT_CONTENT, len(sealed) - TAG_SIZE, "the tag is wrong")
+    return plain
+
+
+def seal_content(plain: bytes, header: GroupingHeader, keyring: Keyring) -> bytes:
+    """See ``open_content``."""
+    key = _content_key(header, keyring)
+    return CONTENT_HEADER + gcm_seal(key, _iv(header), plain, CONTENT_HEADER[:1])
+
+
+def _content_key(header: GroupingHeader, keyring: Keyring) -> bytes:
+    user, counter = header.supplementary_party, header.supplementary_originator_counter
+    user = header.recipient if user is None else user
+    counter = header.originator_counter if counter is None else counter
+    other_info = b"".join(
+        (
+            KDF_ALGORITHM_ID,
+            header.originator.octets,
+            bytes((9, _CONTENT_FLAG)),
+            counter.to_bytes(8, "big"),
+            user.octets,
+        )
+    )
+    return derive_key(_secret_between(user, header.originator, keyring), other_info)
 
 
 def _iv(header: GroupingHeader) -> bytes:

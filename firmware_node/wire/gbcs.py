@@ -55,6 +55,11 @@ class Message:
     signed_octets: bytes
     mac_covered: bytes  # additional authenticated data; empty without a MAC
 
+    @property
+    def is_pre_command(self) -> bool:
+        """A critical command before its signature: neither signature nor MAC."""
+        return self.header.cra is Cra.COMMAND and not self.signature and not self.mac
+
 
 class _Cursor:
     def __init__(self, data: bytes) -> None:
@@ -90,6 +95,10 @@ class _Cursor:
 def decode_message(data: bytes) -> Message:
     """Read one message: DD and DF form, DF form, or a Pre-Command, which ends with its payload.
 
+    Older tool chains put an empty signature field (00) behind a Pre-Command; it is accepted.
+    Other protection does not go without its field: a DF form that ends with its payload, or that
+    has an empty signature field, is a command, as responses and alerts have a signature or a MAC.
+
     Raises:
         DecodeError: any length, tag or field is off, or octets are left.
     """
@@ -118,7 +127,21 @@ def decode_message(data: bytes) -> Message:
     mac = cursor.take(MAC_SIZE, "MAC") if maced else b""
     if cursor.at != len(data):
         raise DecodeError("GBCS message", cursor.at, f"{len(data) - cursor.at} trailing octets")
+    if not maced and not signature and header.cra is not Cra.COMMAND:
+        raise DecodeError("GBCS message", len(data), "response or alert without protection")
     return Message(header, payload, signature, mac, signed_octets, covered)
+
+
+def encode_message(message: Message) -> bytes:
+    """The octets of a message; one without signature and MAC is a Pre-Command.
+
+    For builders and tests: whoever received a message checks the slices, never this.
+    """
+    signed_octets = encode_signed_octets(message.header, message.payload)
+    if not message.signature and not message.mac:
+        return pre_command(signed_octets)
+    inner = signed_message(signed_octets, message.signature)
+    return maced_message(inner, message.mac) if message.mac else inner
 
 
 def encode_signed_octets(header: GroupingHeader, payload: bytes) -> bytes:
@@ -151,6 +174,11 @@ def encode_signed_octets(header: GroupingHeader, payload: bytes) -> bytes:
 def transaction_id(header: GroupingHeader) -> bytes:
     """Length 09, CRA flag, originator counter."""
     return bytes((9, header.cra)) + header.originator_counter.to_bytes(8, "big")
+
+
+def pre_command(signed_octets: bytes) -> bytes:
+    """DF form that ends with the payload: what a User gets to sign (gbcs.md 4.1)."""
+    return b"\xdf" + signed_octets
 
 
 def signed_message(signed_octets: bytes, signature: bytes) -> bytes:

@@ -45,6 +45,14 @@ _POLICY = ObjectIdentifier("1.2.826.0.1.8641679.1.2.1.4")
 _NAME = re.compile(r"(?:([0-9a-f]{16})-(pp-)?(ds|ka)|manufacturer-([0-9a-f]{4})-ds)\.(pem|key)")
 USAGE_NAMES: Final = {"ds": "digitalSignature", "ka": "keyAgreement"}
 _EPOCH = datetime.datetime(2000, 1, 1)
+# All that reading a certificate of somebody else's making may raise.
+_UNREADABLE = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 _DIGEST = ec.ECDSA(Prehashed(hashes.SHA256()))
 
 
@@ -220,7 +228,8 @@ class Keyring:
         self._secrets: dict[tuple[EntityId, EntityId], bytes] = {}
         self._certificates: dict[str, CertificateInfo | None] = {}
         self._found: dict[Role, tuple[EntityId, ...]] = {}
-        self._unusable: dict[str, str | None] = {}
+        self._uncertified: tuple[EntityId, ...] | None = None
+        self._misfits: dict[str, str | None] = {}
         self._at: str | None = None
 
     def at(self, utc: int | None) -> Keyring:
@@ -295,6 +304,13 @@ class Keyring:
         names = {match[1] for match in matches if match and match[1]}
         return tuple(EntityId.parse(name) for name in sorted(names))
 
+    def uncertified(self) -> tuple[EntityId, ...]:
+        """Everyone with keys here and no certificate, so nothing says what they are; sorted."""
+        if self._uncertified is None:
+            certified = {name[:16] for name in self._files if self.certificate(name) is not None}
+            self._uncertified = tuple(w for w in self.entities() if w.hex not in certified)
+        return self._uncertified
+
     def certificate(self, name: str) -> CertificateInfo | None:
         """What the certificate in file ``name`` says; None: absent, or a bare public key."""
         if name not in self._certificates:
@@ -328,6 +344,19 @@ class Keyring:
             if self._private_key(f"{stem}.key").public_key() != public:
                 raise ConfigError(f"{stem}: the private key does not belong to {stem}.pem")
 
+    def objection(self, stem: str) -> str | None:
+        """Why the certificate in ``stem``.pem is not used; None: nothing speaks against it.
+
+        It may be for another holder or usage, or outside its dates where a moment is given.
+        """
+        if stem not in self._misfits:
+            self._misfits[stem] = self._misfit(stem)
+        reason = self._misfits[stem]
+        if reason is None and self._at is not None:
+            info = self.certificate(f"{stem}.pem")
+            reason = None if info is None else info.outside_dates(self._at)
+        return reason
+
     def names(self) -> tuple[str, ...]:
         """The names of all key files, sorted."""
         return tuple(sorted(self._files))
@@ -336,23 +365,17 @@ class Keyring:
         try:
             # The library reads names and extensions lazily, so they fail only here.
             return _describe(self._load_certificate(name, data))
-        except ValueError as error:
+        except _UNREADABLE as error:
             raise ConfigError(f"{name}: no readable certificate ({error})") from error
 
     def _load_certificate(self, name: str, data: bytes) -> x509.Certificate:
         try:
             return x509.load_pem_x509_certificate(data)
-        except ValueError as error:
+        except _UNREADABLE as error:
             raise ConfigError(f"{name}: no readable certificate ({error})") from error
 
     def _usable_key(self, stem: str) -> ec.EllipticCurvePublicKey:
-        """The public key, if its certificate is for this holder and usage, and within its dates."""
-        if stem not in self._unusable:
-            self._unusable[stem] = self._misfit(stem)
-        reason = self._unusable[stem]
-        if reason is None and self._at is not None:
-            info = self.certificate(f"{stem}.pem")
-            reason = None if info is None else info.outside_dates(self._at)
+        reason = self.objection(stem)
         if reason is not None:
             raise KeyMissingError(f"{stem}.pem: {reason}")
         return self._public_key(stem)
@@ -362,9 +385,9 @@ class Keyring:
         if info is None:
             return None
         if info.entity_id is None or info.entity_id.hex != stem[:16]:
-            return f"its certificate names {info.entity_id}"
+            return f"certificate names {info.entity_id}"
         if USAGE_NAMES[stem[-2:]] not in info.usages:
-            return f"its certificate is for {' '.join(info.usages) or 'no usage'}"
+            return f"certificate is for {' '.join(info.usages) or 'no usage'}"
         return None
 
     def _public_key(self, stem: str) -> ec.EllipticCurvePublicKey:
@@ -562,6 +585,14 @@ def _key_identifier(public: ec.EllipticCurvePublicKey) -> bytes:
     )
     low = int.from_bytes(hashlib.sha1(point, usedforsecurity=False).digest()[-8:], "big")
     return (0x4 << 60 | low & (1 << 60) - 1).to_bytes(8, "big")
+
+
+def certificate_info(encoded: bytes) -> CertificateInfo | None:
+    """What a DER certificate says; None: it is none."""
+    try:
+        return _describe(x509.load_der_x509_certificate(encoded))
+    except _UNREADABLE:
+        return None
 
 
 def _rfc3339(utc: int) -> str:

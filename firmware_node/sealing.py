@@ -8,6 +8,7 @@ a message whose certificate has expired then has no key. Source: gbcs.md 4.4, 4.
 from __future__ import annotations
 
 import hmac
+from collections.abc import Sequence
 from enum import Enum
 
 from firmware_node.crypto import (
@@ -60,34 +61,43 @@ def check_signature(message: Message, keyring: Keyring) -> Verdict:
     return Verdict.VALID if valid else Verdict.INVALID
 
 
-def check_mac(message: Message, keyring: Keyring) -> Verdict:
+def check_mac(message: Message, keyring: Keyring, also: Sequence[EntityId] = ()) -> Verdict:
     """Check the MAC with whichever private half of the two key-agreement keys is here.
 
-    A command's MAC is the access control broker's, whoever originated it (gbcs.md 4.5).
+    A command's MAC is the access control broker's, whoever originated it (gbcs.md 4.5). ``also``
+    are parties of whom nothing certifies that they are no brokers: for tools, not for devices.
     """
     if not message.mac:
         return Verdict.ABSENT
+    verdicts = {_mac_by(party, message, keyring) for party in _mac_parties(message.header, keyring)}
+    if Verdict.VALID not in verdicts and _is_brokers(message.header, keyring):
+        others = (_mac_by(party, message, keyring) for party in also)
+        verdicts |= {verdict for verdict in others if verdict is Verdict.VALID}
+    for verdict in (Verdict.VALID, Verdict.INVALID):
+        if verdict in verdicts:
+            return verdict
+    return Verdict.NO_KEY
+
+
+def _mac_by(party: EntityId, message: Message, keyring: Keyring) -> Verdict:
+    """Whether the MAC was made between the recipient and ``party``."""
     header = message.header
-    verdict = Verdict.NO_KEY
-    for party in _mac_parties(header, keyring):
-        try:
-            secret = _secret_between(header.recipient, party, keyring)
-        except KeyMissingError:
-            continue
-        expected = gmac(message_key(secret, header), _iv(header), message.mac_covered)
-        if hmac.compare_digest(expected, message.mac):
-            return Verdict.VALID
-        verdict = Verdict.INVALID
-    return verdict
+    try:
+        secret = _secret_between(header.recipient, party, keyring)
+    except KeyMissingError:
+        return Verdict.NO_KEY
+    expected = gmac(message_key(secret, header), _iv(header), message.mac_covered)
+    valid = hmac.compare_digest(expected, message.mac)
+    return Verdict.VALID if valid else Verdict.INVALID
 
 
 def certificates_behind(message: Message, keyring: Keyring) -> tuple[str, ...]:
-    """The key files that ``check_signature`` and ``check_mac`` ask, private ones aside."""
+    """Stems of the key files that ``check_signature`` and ``check_mac`` ask, private ones aside."""
     header = message.header
-    names = [f"{header.originator.hex}-ds.pem"] if message.signature else []
+    names = [f"{header.originator.hex}-ds"] if message.signature else []
     if message.mac:
         parties = (header.recipient, *_mac_parties(header, keyring))
-        names += [f"{party.hex}-ka.pem" for party in parties]
+        names += [f"{party.hex}-ka" for party in parties]
     return tuple(names)
 
 
@@ -99,13 +109,18 @@ def _secret_between(one: EntityId, other: EntityId, keyring: Keyring) -> bytes:
 
 
 def _mac_parties(header: GroupingHeader, keyring: Keyring) -> tuple[EntityId, ...]:
-    """Whose key-agreement key may have made the MAC besides the recipient's.
+    """Whose key-agreement key may have made the MAC besides the recipient's."""
+    if _is_brokers(header, keyring):
+        return keyring.find(Role.ACCESS_CONTROL_BROKER)
+    return (header.originator,)
 
-    A device that commands another (PPMID to GSME) does so with its own key.
+
+def _is_brokers(header: GroupingHeader, keyring: Keyring) -> bool:
+    """Whether the access control broker makes the MAC.
+
+    It does for commands, but a device that commands another (PPMID to GSME) does so itself.
     """
-    if header.cra is not Cra.COMMAND or keyring.is_device(header.originator):
-        return (header.originator,)
-    return keyring.find(Role.ACCESS_CONTROL_BROKER)
+    return header.cra is Cra.COMMAND and not keyring.is_device(header.originator)
 
 
 def message_key(shared_secret: bytes, header: GroupingHeader) -> bytes:

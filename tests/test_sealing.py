@@ -216,9 +216,9 @@ def test_message_of_an_expired_certificate_has_no_key_where_dates_count() -> Non
         assert check_signature(message, keyring) is expected
         assert check_mac(message, keyring) is expected
     assert certificates_behind(message, dated) == (
-        f"{SUPPLIER.hex}-ds.pem",
-        f"{PPMID.hex}-ka.pem",
-        f"{BROKER.hex}-ka.pem",
+        f"{SUPPLIER.hex}-ds",
+        f"{PPMID.hex}-ka",
+        f"{BROKER.hex}-ka",
     )
 
 

@@ -116,6 +116,10 @@ class Reader:
         if self._at != len(self._data):
             raise self._error(self._at, f"{len(self._data) - self._at} trailing octets")
 
+    def error(self, reason: str) -> DecodeError:
+        """A ``DecodeError`` at the present offset."""
+        return self._error(self._at, reason)
+
     def _error(self, at: int, reason: str) -> DecodeError:
         return DecodeError(self._what, at, reason)
 

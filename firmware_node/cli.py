@@ -604,7 +604,6 @@ def _gbcs_verify(args: argparse.Namespace) -> int:
 
 
 def _gbcs_mutate(args: argparse.Namespace) -> int:
-    from firmware_node.config import read_image
     from firmware_node.crypto import Keyring
     from firmware_node.tools import render
     from firmware_node.tools.decode_input import parts_of
@@ -616,7 +615,7 @@ def _gbcs_mutate(args: argparse.Namespace) -> int:
         return 0
     if args.file is None:
         raise ConfigError("usage: firmware-node gbcs mutate NAME FILE, or gbcs mutate --list")
-    parts = parts_of(sys.stdin.buffer.read() if args.file == "-" else read_image(args.file))
+    parts = [part for _, data in _inputs([args.file]) for part in parts_of(data)]
     if len(parts) != 1:
         raise ConfigError(f"{args.file}: expected one message, found {len(parts)}")
     keyring = _maybe_keyring(args.keys) or Keyring({})
@@ -627,19 +626,21 @@ def _gbcs_mutate(args: argparse.Namespace) -> int:
 
 def _inputs(paths: Sequence[str]) -> Iterator[tuple[str, bytes]]:
     """Files in the order given, folders recursively and sorted, ``-`` for standard input."""
+    from firmware_node.tools.decode_input import FILE_SIZE_MAX
+
     for text in paths:
-        path = Path(text)
         if text == "-":
-            yield "-", sys.stdin.buffer.read()
-        elif path.is_dir():
-            for entry in sorted(path.rglob("*")):
-                if entry.is_file():
-                    yield str(entry), entry.read_bytes()
-        else:
+            yield "-", sys.stdin.buffer.read(FILE_SIZE_MAX + 1)
+            continue
+        path = Path(text)
+        files = sorted(entry for entry in path.rglob("*") if entry.is_file())
+        for name in map(str, files) if path.is_dir() else (text,):
             try:
-                yield text, path.read_bytes()
+                with open(name, "rb") as file:
+                    data = file.read(FILE_SIZE_MAX + 1)
             except OSError as error:
-                raise ConfigError(f"{text}: {error.strerror}") from error
+                raise ConfigError(f"{name}: {error.strerror}") from error
+            yield name, data
 
 
 # --- a running daemon -----------------------------------------------------------------------------

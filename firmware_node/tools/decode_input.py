@@ -25,7 +25,7 @@ from firmware_node.wire.gbcs import MAC_HEADER
 FILE_SIZE_MAX = 16 * 1024 * 1024  # bytes; a DUIS document with an image is the largest of its kind
 MESSAGES_MAX = 10_000  # of one file
 HEADER_SIZE_MIN = 34  # octets of a DF form: tag, ids, message code, and the payload's length
-BLOCK_HEADER_SIZE = 35  # octets of a block before its length
+BLOCK_HEADER_SIZE = 34  # octets of a block before its length
 
 # Elements of a DUIS document that hold a GBCS message in base64 (gbcs.md 1.5).
 ELEMENTS = ("GBCSPayload", "PreCommand", "SignedPreCommand", "LocalCommand")

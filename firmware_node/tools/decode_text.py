@@ -138,7 +138,7 @@ def _scalar(name: str, value: Value, use_case: str) -> str:
         return f"{value} {names.get(int(f'{value}', 16), '')}".rstrip()
     if isinstance(value, str) and _OCTETS.fullmatch(value):
         return " ".join(value[at : at + 8] for at in range(0, len(value), 8))
-    return f"{value}"
+    return f"{value}" or "(empty)"
 
 
 def _code_name(value: int, use_case: str) -> str:

@@ -1,8 +1,8 @@
-"""DER payloads: firmware, credentials, joining. Source: gbcs.md 3, 8; supplement 4.2, 4.3, 5, 9.
+"""DER payloads on which no part of the emulator acts: credentials, joining, device logs, clock.
 
-The firmware ones are read by ``wire.firmware_messages`` and only named here. The others, which no
-part of the emulator acts on, are read straight into fields; real devices encode lengths in them
-that are not minimal, and they are taken. Certificates are summed up by holder, role, usage, dates.
+They are read straight into fields. Real devices encode lengths in them that are not minimal, and
+they are taken. Certificates are summed up by holder, role, usage and dates. Source: gbcs.md 8;
+supplement 4.2, 4.3, 5, 9.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from firmware_node.crypto import certificate_info
 from firmware_node.terms import EntityId, Role
 from firmware_node.tools.payload_fields import KEY_NOT_SHOWN, Fields, Value, code, named
 from firmware_node.wire import der
-from firmware_node.wire import firmware_messages as fm
 from firmware_node.wire.gbcs import Cra
 from firmware_node.wire.zcl import utc_text
 
@@ -65,9 +64,6 @@ def read_der(message_code: int, kind: Cra, payload: bytes) -> Fields | None:
     Raises:
         DecodeError: it is not what the use case has.
     """
-    firmware = _FIRMWARE.get((message_code, kind))
-    if firmware is not None:
-        return firmware(payload)
     reading = _READINGS.get((message_code, kind))
     if reading is None:
         return None
@@ -75,93 +71,6 @@ def read_der(message_code: int, kind: Cra, payload: bytes) -> Fields | None:
     fields = reading(reader)
     reader.end()
     return fields
-
-
-# --- firmware -------------------------------------------------------------------------------------
-
-
-def _cs06_command(payload: bytes) -> Fields:
-    command = fm.decode_cs06_command(payload)
-    fields: Fields = {
-        "manufacturer_image_hash": command.manufacturer_image_hash.hex(),
-        "originator_counter": command.originator_counter,
-    }
-    if command.executes_at is not None:
-        fields["execution_time"] = utc_text(command.executes_at)
-    if command.cancels:
-        fields["cancels"] = True
-    return fields
-
-
-def _cs06_response(payload: bytes) -> Fields:
-    outcome = fm.decode_cs06_response(payload)
-    return {"accepted": True} if outcome is None else _outcome(outcome)
-
-
-def _outcome(outcome: fm.ActivationOutcome) -> Fields:
-    return {
-        "response_code": outcome.response_code,
-        "firmware_version": _version(outcome.firmware_version),
-    }
-
-
-def _cs06_alert(payload: bytes) -> Fields:
-    alert = fm.decode_cs06_alert(payload)
-    return {
-        "alert_code": code(alert.alert_code),
-        "execution_time": utc_text(alert.executed_at),
-        "originator_counter": alert.originator_counter,
-        **_outcome(alert.outcome),
-    }
-
-
-def _cs08_command(payload: bytes) -> Fields:
-    fm.decode_cs08_command(payload)
-    return {}
-
-
-def _cs08_response(payload: bytes) -> Fields:
-    response = fm.decode_cs08_response(payload)
-    return {
-        "firmware_version": _version(response.firmware_version),
-        "response_code": response.response_code,
-    }
-
-
-def _cs09_alert(payload: bytes) -> Fields:
-    alert = fm.decode_cs09_alert(payload)
-    return {
-        "alert_code": code(alert.alert_code),
-        "execution_time": utc_text(alert.executed_at),
-        "firmware_version": _version(alert.firmware_version),
-        "result": alert.result,
-    }
-
-
-def _ccs08_alert(payload: bytes) -> Fields:
-    alert = fm.decode_ccs08_alert(payload)
-    return {
-        "alert_code": code(alert.alert_code),
-        "time": utc_text(alert.at),
-        "entity_id": str(alert.entity_id),
-        "firmware_version": _version(alert.firmware_version),
-        "response_code": alert.response_code,
-    }
-
-
-def _version(version: int) -> str:
-    return f"{version:08x}"
-
-
-_FIRMWARE: Mapping[tuple[int, Cra], Callable[[bytes], Fields]] = {
-    (fm.CS06_ACTIVATE_FIRMWARE, Cra.COMMAND): _cs06_command,
-    (fm.CS06_ACTIVATE_FIRMWARE, Cra.RESPONSE): _cs06_response,
-    (fm.CS06_ALERT, Cra.ALERT): _cs06_alert,
-    (fm.CS08_READ_VERSION, Cra.COMMAND): _cs08_command,
-    (fm.CS08_READ_VERSION, Cra.RESPONSE): _cs08_response,
-    (fm.CS09_ACTIVATION_ALERT, Cra.ALERT): _cs09_alert,
-    (fm.CCS08_FIRMWARE_TRANSFER, Cra.ALERT): _ccs08_alert,
-}
 
 
 # --- credentials ----------------------------------------------------------------------------------

@@ -28,8 +28,8 @@ ACCESS_REQUEST, ACCESS_RESPONSE, DATA_NOTIFICATION = 0xD9, 0xDA, 0x0F
 DEPTH_MAX = 16  # of structures in structures; the reference set has 5
 VALUES_MAX = 20_000  # of one payload, more than a message has octets; bounds null arrays
 
-# Who adds a device to a log hands over its key: these use cases carry keys of 16 octets.
-CARRY_KEYS = (0x0001, 0x0003, 0x0018, 0x00FE)
+# Device logs hold the key of each device, 16 octets: CCS01, CCS03, CS14, CCS07.
+LOGS_WITH_KEYS = (0x0001, 0x0003, 0x0018, 0x00FE)
 KEY_SIZE = 16
 
 _ACTIONS = {1: "get", 2: "set", 3: "action", 4: "get", 5: "set"}
@@ -229,7 +229,7 @@ class _DataReader:
             return octets.decode("utf-8", "replace")
         if is_sealed(octets):
             return self._context.opened(octets, lambda plain: self._opened(plain, depth))
-        if len(octets) == KEY_SIZE and self._context.header.message_code in CARRY_KEYS:
+        if len(octets) == KEY_SIZE and self._context.header.message_code in LOGS_WITH_KEYS:
             return KEY_NOT_SHOWN
         return _octets(octets)
 

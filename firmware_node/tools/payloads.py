@@ -1,27 +1,30 @@
 """Which reader a payload takes: by its use case, and by how it begins.
 
-GBZ and DLMS payloads say what they are by their first octets; everything else is DER and its use
-case decides. A message code that the table of use cases lacks stays raw, whatever it looks like.
+Firmware use cases have their own. Of the others, GBZ and DLMS payloads say what they are by their
+first octets; everything else is DER and its use case decides. A message code that the table of use
+cases lacks stays raw, whatever it looks like.
 """
 
 from __future__ import annotations
 
 from firmware_node.errors import DecodeError
 from firmware_node.tools.payload_der import read_der
-from firmware_node.tools.payload_dlms import CARRY_KEYS, is_dlms, read_dlms
-from firmware_node.tools.payload_fields import KEY_NOT_SHOWN, Context, Fields, code
+from firmware_node.tools.payload_dlms import LOGS_WITH_KEYS, is_dlms, read_dlms
+from firmware_node.tools.payload_fields import KEY_NOT_SHOWN, Context, Fields
+from firmware_node.tools.payload_firmware import read_firmware
 from firmware_node.tools.payload_gbz import is_gbz, read_gbz, read_gbz_alert
-from firmware_node.wire import firmware_messages as fm
 from firmware_node.wire.gbcs import Cra, Message
 from firmware_node.wire.message_codes import USE_CASES
-from firmware_node.wire.zcl import utc_text
+
+# Whose payload may hold a key is not shown raw; CS02b by contingency carries one in plain.
+_CARRY_KEYS = (*LOGS_WITH_KEYS, 0x0109)
 
 
 def payload_fields(message: Message, context: Context) -> Fields:
     """The payload by field; ``raw`` where nothing is known, with ``error`` where it is broken."""
     header = message.header
     raw: Fields = {"raw": message.payload.hex()}
-    if header.message_code in CARRY_KEYS:
+    if header.message_code in _CARRY_KEYS:
         raw = {"raw": KEY_NOT_SHOWN}
     if header.message_code not in USE_CASES:
         return raw
@@ -34,23 +37,11 @@ def payload_fields(message: Message, context: Context) -> Fields:
 
 def _read(message: Message, context: Context) -> Fields | None:
     header, payload = message.header, message.payload
+    fields = read_firmware(message)
+    if fields is not None:
+        return fields
     if is_gbz(payload):
-        if header.cra is not Cra.ALERT:
-            return read_gbz(payload, context)
-        if header.message_code == fm.RECEIPT_ALERT_GBZ:
-            return _receipt(fm.decode_receipt_alert_gbz(payload))
-        return read_gbz_alert(payload, context)
+        return (read_gbz_alert if header.cra is Cra.ALERT else read_gbz)(payload, context)
     if is_dlms(payload):
-        if header.message_code == fm.RECEIPT_ALERT_DLMS:
-            counter = header.originator_counter
-            return _receipt(fm.decode_receipt_alert_dlms(payload, counter))
         return read_dlms(payload, context)
     return read_der(header.message_code, header.cra, payload)
-
-
-def _receipt(alert: fm.ReceiptAlert) -> Fields:
-    return {
-        "alert_code": code(alert.alert_code),
-        "time": utc_text(alert.at),
-        "manufacturer_image_hash": alert.manufacturer_image_hash.hex(),
-    }

@@ -56,7 +56,7 @@ MAY_USE_SEEDED_RANDOM = ("rig.world", "rig.faults")
 ONLY_IMPORTED_IN = {
     "cryptography": ("crypto",),
     "construct": ("wire.ota_file", "wire.manufacturer_image"),
-    "lxml": ("tools.duis",),
+    "lxml": ("tools.duis", "tools.decode_input"),
     "h11": ("adapters.control",),
     "sqlite3": ("adapters.storage",),
 }

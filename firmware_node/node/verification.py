@@ -170,6 +170,7 @@ def _check_supplier_signature(
     digest: bytes, ota_file: OtaFile, keyring: Keyring
 ) -> EntityId | None:
     """The supplier whose key verifies the tail; the signature names no signer, so each is tried."""
+    has_key = False
     if ota_file.supplier_signature is None:
         return None
     for supplier in keyring.find(Role.SUPPLIER):
@@ -177,8 +178,11 @@ def _check_supplier_signature(
             key = keyring.verify_key(supplier)
         except KeyMissingError:
             continue
+        has_key = True
         if key.is_valid_digest(ota_file.supplier_signature, digest):
             return supplier
+    if not has_key:
+        raise _refused("supplier_key_missing", "no supplier's certificate in the key folder")
     raise _refused("supplier_signature_wrong", "no known supplier signed this image")
 
 

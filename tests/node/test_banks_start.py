@@ -101,7 +101,7 @@ def test_a_factory_image_that_is_none_or_does_not_fit_leaves_nothing_recorded(
     with pytest.raises(StorageError):
         bench.start()
     assert bench.medium.records == {}
-    assert bench.medium.ratchet is None
+    assert bench.medium.ratchet == RatchetValues()
     bench.factory = FACTORY
     assert bench.start().boot() == (A, False, 0)
 
@@ -397,7 +397,11 @@ def test_a_floor_that_is_lost_in_one_home_comes_from_the_other(lost: str) -> Non
         bench.medium.ratchet = None
     bench.start()
     assert bench.notes() == ["record_lost"]
+    # A ceiling that is not known keeps the ratchet unreadable until somebody raises it.
+    bench.storage.ratchet.raise_now(RatchetValues(counter_ceiling=1_001))
     assert bench.floors() == (2, 2)
+    assert bench.medium.ratchet is not None
+    assert bench.medium.ratchet.counter_ceiling == 1_001
 
 
 # --- starts that are cut --------------------------------------------------------------------------

@@ -53,8 +53,8 @@ def test_readme_leads_a_newcomer_to_a_confirmed_image(tmp_path: Path) -> None:
     assert output.count('"result": "ok"') == 1, output
     assert "refused, as it should be" in output
     last = output[output.rindex("refused, as it should be") :]
-    assert re.search(r"running_bank: B\b", last), last
-    assert re.search(r"state: confirmed\n\s+version: 00000002", last), last
+    assert re.search(r"^bank A +confirmed +00000001", last, re.MULTILINE), last
+    assert re.search(r"^bank B +confirmed +00000002 .* running$", last, re.MULTILINE), last
 
 
 def _is_group(group: int) -> bool:

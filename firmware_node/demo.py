@@ -83,7 +83,7 @@ def run_demo(device: str, size: int, keep: str | None, seed: int, as_json: bool)
             root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fn-demo-")))
         else:
             root = _kept(keep)
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in _SIGNALS:
             signal.signal(number, _stop)
         return _Demo(root, run, size, seed, as_json).run(stack)
 
@@ -293,18 +293,18 @@ class _Demo:
         return process
 
     def _end(self) -> None:
-        """Stop whatever still runs, the last first; a second Ctrl-C does not hinder it."""
-        with _uninterrupted():
-            self._display.end()
-            for process in reversed(self._processes):
-                if process.poll() is None:
-                    process.send_signal(signal.SIGTERM)
-            for process in reversed(self._processes):
-                try:
-                    process.wait(END_LIMIT_S)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+        """Stop whatever still runs, the last first."""
+        _ignore_signals()
+        self._display.end()
+        for process in reversed(self._processes):
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in reversed(self._processes):
+            try:
+                process.wait(END_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
     @staticmethod
     def _running(status: dict[str, Any]) -> str:
@@ -350,21 +350,29 @@ class _Demo:
             self._display.stage(stage, text)
 
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 def _stop(number: int, _frame: object) -> NoReturn:
-    """Ended from outside, the demo ends its processes too."""
+    """Ended from outside, the demo ends its processes too; a second signal does not hinder it."""
+    _ignore_signals()
     sys.exit(128 + number)
+
+
+def _ignore_signals() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """SIGINT and SIGTERM wait until the end of the block."""
+    """Signals wait until the end of the block."""
     caught: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda found, _: caught.append(found)) for number in numbers]
+    before = [signal.signal(number, lambda found, _: caught.append(found)) for number in _SIGNALS]
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in zip(_SIGNALS, before, strict=True):
             signal.signal(number, handler)
         if caught:
             signal.raise_signal(caught[0])

@@ -7,11 +7,13 @@ The machines know no clock that a person could read; a daemon does, and hears ev
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from firmware_node.boundary import Notify
 
 Document = dict[str, Any]
+Clock = Callable[[], float]  # seconds, monotonic
 
 WAITS_FOR = {
     "network": "the radio to find a network",
@@ -38,14 +40,15 @@ _BY_STATUS = {
 class Pace:
     """A transfer's speed, from where it was when we began to look."""
 
-    def __init__(self, file_offset: int, blocks: float = 0) -> None:
-        self._began_s = time.monotonic()
+    def __init__(self, file_offset: int, blocks: float, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._began_s = clock()
         self._file_offset = file_offset
         self._blocks = blocks
 
     def report(self, file_offset: int, total_size: int, blocks: float) -> Document:
         """``blocks_per_second`` and ``eta_seconds``; None while nothing moved."""
-        seconds = time.monotonic() - self._began_s
+        seconds = self._clock() - self._began_s
         done = file_offset - self._file_offset
         if done <= 0 or seconds <= 0:
             return {"blocks_per_second": None, "eta_seconds": None}
@@ -58,7 +61,8 @@ class Pace:
 class Watch:
     """Hears a device's notifications; adds speed and waiting to ``status`` and to progress."""
 
-    def __init__(self, block_size: int) -> None:
+    def __init__(self, block_size: int, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
         self._block_size = block_size
         self._pace: Pace | None = None
         self._until: tuple[str, float] | None = None  # a wait of known length, and when it ends
@@ -69,7 +73,7 @@ class Watch:
         match note.name:
             case "download_started":
                 offset = int(fields["file_offset"] or 0)
-                self._pace = Pace(offset, offset / self._block_size)
+                self._pace = Pace(offset, offset / self._block_size, self._clock)
                 self._until = None
             case "download_progress" if self._pace is not None:
                 self._until = None
@@ -77,7 +81,7 @@ class Watch:
                 speed = self._pace.report(offset, total, offset / self._block_size)
                 return Notify(note.name, fields | speed)
             case "download_waiting" | "activation_scheduled":
-                self._until = (note.name, time.monotonic() + float(fields["seconds"] or 0))
+                self._until = (note.name, self._clock() + float(fields["seconds"] or 0))
             case "download_paused":
                 self._until = (note.name, 0)
             case "block_retried" | "download_aborted" | "activation_held":
@@ -107,7 +111,7 @@ class Watch:
             return "network", None
         what = _BY_STATUS.get(status["upgrade"]["status"], "offer")
         reason, until_s = self._until or ("", 0.0)
-        left_s = round(max(until_s - time.monotonic(), 0.0), 1)
+        left_s = round(max(until_s - self._clock(), 0.0), 1)
         match what, reason:
             case "block", "download_paused":
                 return "free_space", None

@@ -15,7 +15,6 @@ from typing import Any, TextIO
 COLUMNS = 79
 BAR = 24  # characters
 LABEL = 12  # characters of a stage's name
-_TENTH = 0.1
 
 # By use case: the field that says how it went, and what its numbers mean (gbcs.md 3.5, 3.6).
 _WORDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -213,7 +212,7 @@ class Display:
         self._out = out
         self._is_terminal = out.isatty()
         self._has_bar = False
-        self._tenths: dict[str, float] = {}  # what was shown last, by label
+        self._tenths: dict[str, int] = {}  # what was shown last, by label
         self._lock = threading.Lock()
 
     def line(self, text: str) -> None:
@@ -228,12 +227,11 @@ class Display:
 
     def progress(self, label: str, progress: Mapping[str, Any]) -> None:
         """A transfer moved; see ``bar``."""
-        share = _share(progress)
+        tenth = 10 * progress["file_offset"] // (progress["total_size"] or 1)
         with self._lock:
             if not self._is_terminal:
-                last = self._tenths.get(label, 0.0)
-                self._tenths[label] = share
-                if share // _TENTH == last // _TENTH and share >= last:
+                last, self._tenths[label] = self._tenths.get(label, 0), tenth
+                if tenth == last:
                     return
             self._clear()
             end = "" if self._is_terminal else "\n"

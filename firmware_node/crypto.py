@@ -219,9 +219,13 @@ class CertificateInfo:
 
 
 class Keyring:
-    """Every key of a folder, by who holds it; contract: ``DIR holds …``."""
+    """Every key of a folder, by who holds it; contract: ``DIR holds …``.
 
-    def __init__(self, files: Mapping[str, bytes]) -> None:
+    ``folder`` is what errors call the place that the files come from.
+    """
+
+    def __init__(self, files: Mapping[str, bytes], folder: str = "the key folder") -> None:
+        self._folder = folder
         self._files = {name: data for name, data in files.items() if _NAME.fullmatch(name)}
         self._public: dict[str, ec.EllipticCurvePublicKey] = {}
         self._private: dict[str, ec.EllipticCurvePrivateKey] = {}
@@ -329,7 +333,7 @@ class Keyring:
             KeyMissingError: no key file of that name.
         """
         if name not in self._files:
-            raise KeyMissingError(f"no file {name} in the key folder")
+            raise KeyMissingError(f"no file {name} in {self._folder}")
         return self._files[name]
 
     def check(self, stem: str) -> None:
@@ -342,7 +346,7 @@ class Keyring:
         public = self._public_key(stem)
         if f"{stem}.key" in self._files:
             if self._private_key(f"{stem}.key").public_key() != public:
-                raise ConfigError(f"{stem}: the private key does not belong to {stem}.pem")
+                raise self._bad(stem, f"the private key does not belong to {stem}.pem")
 
     def objection(self, stem: str) -> str | None:
         """Why the certificate in ``stem``.pem is not used; None: nothing speaks against it.
@@ -361,18 +365,21 @@ class Keyring:
         """The names of all key files, sorted."""
         return tuple(sorted(self._files))
 
+    def _bad(self, name: str, reason: str) -> ConfigError:
+        return ConfigError(f"{self._folder}: {name}: {reason}")
+
     def _describe(self, name: str, data: bytes) -> CertificateInfo:
         try:
             # The library reads names and extensions lazily, so they fail only here.
             return _describe(self._load_certificate(name, data))
         except _UNREADABLE as error:
-            raise ConfigError(f"{name}: no readable certificate ({error})") from error
+            raise self._bad(name, f"no readable certificate ({error})") from error
 
     def _load_certificate(self, name: str, data: bytes) -> x509.Certificate:
         try:
             return x509.load_pem_x509_certificate(data)
         except _UNREADABLE as error:
-            raise ConfigError(f"{name}: no readable certificate ({error})") from error
+            raise self._bad(name, f"no readable certificate ({error})") from error
 
     def _usable_key(self, stem: str) -> ec.EllipticCurvePublicKey:
         reason = self.objection(stem)
@@ -405,23 +412,24 @@ class Keyring:
             else:
                 key = serialization.load_pem_public_key(data)
         except (ValueError, UnsupportedAlgorithm) as error:
-            raise ConfigError(f"{stem}.pem: no readable public key") from error
+            raise self._bad(f"{stem}.pem", "no readable public key") from error
         if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
-            raise ConfigError(f"{stem}.pem: expected a P-256 key")
+            raise self._bad(f"{stem}.pem", "expected a P-256 key")
         return key
 
     def _private_key(self, name: str) -> ec.EllipticCurvePrivateKey:
         if name not in self._private:
             data = self._files.get(name)
             if data is None:
-                raise KeyMissingError(f"no key {name.removesuffix('.key')} in the key folder")
+                stem = name.removesuffix(".key")
+                raise KeyMissingError(f"no key {stem} in {self._folder}")
             try:
                 key = serialization.load_pem_private_key(data, password=None)
             except (ValueError, TypeError, UnsupportedAlgorithm):
                 # Its cause could quote key material, so it is cut off.
-                raise ConfigError(f"{name}: no readable private key") from None
+                raise self._bad(name, "no readable private key") from None
             if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
-                raise ConfigError(f"{name}: expected a P-256 key")
+                raise self._bad(name, "expected a P-256 key")
             self._private[name] = key
         return self._private[name]
 

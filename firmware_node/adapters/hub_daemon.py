@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from firmware_node.adapters.driver import (
     now_ms,
     on_signals,
 )
+from firmware_node.adapters.pace import Pace
 from firmware_node.adapters.virtual_radio import AirServer
 from firmware_node.boundary import (
     CarryMessage,
@@ -41,7 +42,7 @@ from firmware_node.boundary import (
     SetClock,
     Started,
 )
-from firmware_node.config import HubConfig, read_key_folder
+from firmware_node.config import HubConfig, HubSection, read_key_folder
 from firmware_node.crypto import Keyring
 from firmware_node.errors import ConfigError, DecodeError
 from firmware_node.rig.comms_hub import CommsHub, HubSettings, Misbehaviour
@@ -53,6 +54,7 @@ from firmware_node.wire.ota_file import decode_ota_header
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 WAIT_MAX_S = 7 * 24 * 3600
+PROGRESS_S = 0.2  # between two looks at the transfers that a request waits for
 MESSAGES_KEPT = 1000  # in memory, for ``GET /v1/messages``
 _FAILED = ("discarded", "hardware_mismatch", "transfer_failed", "unknown_device", "no_route")
 _log = logging.getLogger(__name__)
@@ -63,7 +65,7 @@ def run_hub(config: HubConfig) -> int:
 
     With ``check_validity`` the dates of certificates are judged once, at the start.
     """
-    keyring = Keyring(read_key_folder(config.keys.directory))
+    keyring = Keyring(read_key_folder(config.keys.directory), config.keys.directory)
     if config.keys.check_validity:
         keyring = keyring.at(utc_now())
     return asyncio.run(HubDaemon(config, keyring).main())
@@ -103,17 +105,20 @@ class HubDaemon:
         """Open air and socket, say that we are ready, run until something ends us."""
         self._stopping = asyncio.get_running_loop().create_future()
         on_signals(self._stop)
-        await self._radio.open()
-        self._driver.deliver(Started())
-        await self._control.open()
-        notify_systemd("READY=1\nSTATUS=serving")
-        _log.warning("ready")
-        watchdog = asyncio.create_task(feed_watchdog())
-        code = await self._stopping
-        watchdog.cancel()
-        self._driver.stop()
-        self._control.close()
-        self._radio.close()
+        try:
+            self._control.bind()
+            await self._radio.open()
+            self._driver.deliver(Started())
+            await self._control.open()
+            notify_systemd("READY=1\nSTATUS=serving")
+            _log.warning("ready")
+            watchdog = asyncio.create_task(feed_watchdog())
+            code = await self._stopping
+            watchdog.cancel()
+        finally:
+            self._driver.stop()
+            self._control.close()
+            self._radio.close()
         if self._error is not None:
             raise self._error
         return code
@@ -192,7 +197,9 @@ class HubDaemon:
             if not 0 <= utc < 2**32 - 1:
                 raise ValueError
         except ValueError as error:
-            raise Refusal(400, f"time: found {body[:40]!r}, expected RFC 3339") from error
+            raise Refusal(
+                400, f"time: found {body[:40].decode(errors='replace')!r}, expected RFC 3339"
+            ) from error
         self._driver.deliver(SetClock(utc))
         return {"utc": self._hub.status(now_ms())["utc"]}
 
@@ -271,6 +278,7 @@ class HubDaemon:
     ) -> AsyncIterator[Document]:
         """Until every device answered or failed, or the DCC's patience ends."""
         queue: asyncio.Queue[Document] = asyncio.Queue()
+        paces: dict[str, Pace] = {}
         self._followers.add(queue)
         try:
             yield head
@@ -284,11 +292,16 @@ class HubDaemon:
             while wanted:
                 if wait_s is None and queue.empty():
                     return
+                left_s = max(deadline - time.monotonic(), 0)
                 try:
-                    async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
+                    async with asyncio.timeout(min(left_s, PROGRESS_S)):
                         document = await queue.get()
                 except TimeoutError:
-                    return
+                    if left_s <= PROGRESS_S:
+                        return
+                    for progress in self._progress(wanted, paces):
+                        yield progress
+                    continue
                 if "delivery" in document:
                     if document["request_id"] not in ("", head["request_id"]):
                         continue
@@ -311,6 +324,18 @@ class HubDaemon:
                         wanted.pop(message["originator"])
         finally:
             self._followers.discard(queue)
+
+    def _progress(self, devices: Iterable[str], paces: dict[str, Pace]) -> Iterator[Document]:
+        """Where the transfers are, for whoever waits; ``paces`` remembers where each began."""
+        for device in devices:
+            progress = self._hub.progress(EntityId.parse(device))
+            if progress is None:
+                paces.pop(device, None)
+                continue
+            offset, total, blocks = progress
+            pace = paces.setdefault(device, Pace(offset, blocks))
+            fields = {"entity_id": device, "file_offset": offset, "total_size": total}
+            yield {"progress": fields | pace.report(offset, total, blocks)}
 
 
 def _patience_s(request: Request) -> int | None:
@@ -348,7 +373,7 @@ def _acb(config: HubConfig, keyring: Keyring) -> EntityId:
         return EntityId.parse(config.dcc.acb)
     known = keyring.find(Role.ACCESS_CONTROL_BROKER)
     if not known:
-        raise ConfigError(f"keys.directory {config.keys.directory}: no access control broker in it")
+        raise ConfigError(f"{config.keys.directory}: no access control broker in it")
     return known[0]
 
 
@@ -366,8 +391,17 @@ def _hub_settings(config: HubConfig, hub_id: EntityId, acb: EntityId, counter: i
         default_responses=section.default_responses,
         utc=utc_now() - now_ms() // 1000,
         first_counter=counter,
-        script=tuple(_misbehaviour(text) for text in section.script),
+        script=misbehaviours(section),
     )
+
+
+def misbehaviours(section: HubSection) -> tuple[Misbehaviour, ...]:
+    """What the script of a configuration asks for.
+
+    Raises:
+        ConfigError: nothing is called so.
+    """
+    return tuple(_misbehaviour(text) for text in section.script)
 
 
 def _misbehaviour(text: str) -> Misbehaviour:

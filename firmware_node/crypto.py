@@ -45,9 +45,11 @@ _POLICY = ObjectIdentifier("1.2.826.0.1.8641679.1.2.1.4")
 _NAME = re.compile(r"(?:([0-9a-f]{16})-(pp-)?(ds|ka)|manufacturer-([0-9a-f]{4})-ds)\.(pem|key)")
 USAGE_NAMES: Final = {"ds": "digitalSignature", "ka": "keyAgreement"}
 _EPOCH = datetime.datetime(2000, 1, 1)
-# All that reading a certificate of somebody else's making may raise.
+# All that reading a certificate of somebody else's making may raise; the library answers a name
+# whose attribute has an ASN.1 type that does not go with it by TypeError.
 _UNREADABLE = (
     ValueError,
+    TypeError,
     UnsupportedAlgorithm,
     x509.DuplicateExtension,
     x509.InvalidVersion,

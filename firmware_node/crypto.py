@@ -233,6 +233,7 @@ class Keyring:
         self._uncertified: tuple[EntityId, ...] | None = None
         self._misfits: dict[str, str | None] = {}
         self._at: str | None = None
+        self._undated: Keyring | None = None  # the keyring that this one is a dated view of
 
     def at(self, utc: int | None) -> Keyring:
         """The same keys as they count at a moment, in seconds since 2000-01-01T00:00:00Z.
@@ -240,8 +241,8 @@ class Keyring:
         There a public key whose certificate has expired or is not yet valid is missing, and its
         holder has no role by it. None: no dates are looked at, as in any keyring at first.
         """
-        keyring = copy.copy(self)
-        keyring._found = {}  # what is parsed or agreed is shared; who is found depends on the dates
+        keyring = copy.copy(self)  # shares what is parsed or agreed
+        keyring._undated, keyring._found = self._undated or self, {}
         keyring._at = None if utc is None else _rfc3339(utc)
         return keyring
 
@@ -297,7 +298,8 @@ class Keyring:
     def find(self, role: Role) -> tuple[EntityId, ...]:
         """Every organisation of this role, sorted."""
         if role not in self._found:
-            self._found[role] = tuple(who for who in self.entities() if self.role(who) is role)
+            candidates = self._undated.find(role) if self._undated else self.entities()
+            self._found[role] = tuple(who for who in candidates if self.role(who) is role)
         return self._found[role]
 
     def entities(self) -> tuple[EntityId, ...]:

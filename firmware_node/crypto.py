@@ -45,9 +45,11 @@ _POLICY = ObjectIdentifier("1.2.826.0.1.8641679.1.2.1.4")
 _NAME = re.compile(r"(?:([0-9a-f]{16})-(pp-)?(ds|ka)|manufacturer-([0-9a-f]{4})-ds)\.(pem|key)")
 USAGE_NAMES: Final = {"ds": "digitalSignature", "ka": "keyAgreement"}
 _EPOCH = datetime.datetime(2000, 1, 1)
-# All that reading a certificate of somebody else's making may raise.
+# All that reading a certificate of somebody else's making may raise; the library answers a name
+# whose attribute has an ASN.1 type that does not go with it by TypeError.
 _UNREADABLE = (
     ValueError,
+    TypeError,
     UnsupportedAlgorithm,
     x509.DuplicateExtension,
     x509.InvalidVersion,
@@ -235,6 +237,7 @@ class Keyring:
         self._uncertified: tuple[EntityId, ...] | None = None
         self._misfits: dict[str, str | None] = {}
         self._at: str | None = None
+        self._undated: Keyring | None = None  # the keyring that this one is a dated view of
 
     def at(self, utc: int | None) -> Keyring:
         """The same keys as they count at a moment, in seconds since 2000-01-01T00:00:00Z.
@@ -242,8 +245,8 @@ class Keyring:
         There a public key whose certificate has expired or is not yet valid is missing, and its
         holder has no role by it. None: no dates are looked at, as in any keyring at first.
         """
-        keyring = copy.copy(self)
-        keyring._found = {}  # what is parsed or agreed is shared; who is found depends on the dates
+        keyring = copy.copy(self)  # shares what is parsed or agreed
+        keyring._undated, keyring._found = self._undated or self, {}
         keyring._at = None if utc is None else _rfc3339(utc)
         return keyring
 
@@ -299,7 +302,8 @@ class Keyring:
     def find(self, role: Role) -> tuple[EntityId, ...]:
         """Every organisation of this role, sorted."""
         if role not in self._found:
-            self._found[role] = tuple(who for who in self.entities() if self.role(who) is role)
+            candidates = self._undated.find(role) if self._undated else self.entities()
+            self._found[role] = tuple(who for who in candidates if self.role(who) is role)
         return self._found[role]
 
     def entities(self) -> tuple[EntityId, ...]:

@@ -137,6 +137,7 @@ class DeviceConfig:
             acb=None if device.acb is None else EntityId.parse(device.acb),
             supplier=None if device.supplier is None else EntityId.parse(device.supplier),
             image_format=None if device.image_format is None else ImageFormat(device.image_format),
+            check_validity=self.keys.check_validity,
             ota=self.ota,
             activation=self.activation,
         )

@@ -27,7 +27,9 @@ def bash_blocks() -> list[str]:
 @needs_venv
 def test_readme_leads_a_newcomer_to_a_confirmed_image(tmp_path: Path) -> None:
     # A command that fails must not leave the daemons behind, which hold the output open.
-    script = "\n".join(("set -euo pipefail", "trap 'kill $(jobs -p) 2>/dev/null || :' EXIT", *bash_blocks()))
+    script = "\n".join(
+        ("set -euo pipefail", "trap 'kill $(jobs -p) 2>/dev/null || :' EXIT", *bash_blocks())
+    )
     environment = {
         "HOME": str(tmp_path),
         "LANG": "C.UTF-8",

@@ -114,7 +114,7 @@ class Device:
         self._time = TimeClient(settings.activation)
         self._outbox = Outbox(storage.records, self._tunnel.send)
         times = Times(self._time.utc, self._best_utc)
-        self._party = GbcsParty(settings, storage, keyring, self._outbox, times)
+        self._party = GbcsParty(settings, storage, keyring, self._outbox, times, self._tunnel.send)
         self._results = Results(storage.records)
         self._attributes = Attributes(settings)
         self._trial = Trial(settings.activation)

@@ -131,6 +131,10 @@ def _parser() -> argparse.ArgumentParser:
                 help="that version by name (Query Specific File)",
             )
 
+    rig = _group(verbs, "rig", "the world in which devices are tested")
+    replay = _verb(rig, "replay", _rig_replay, "the run of one seed: what it draws, how it went")
+    replay.add_argument("seed", type=int)
+    replay.add_argument("--json", action="store_true")
     config = _group(verbs, "config", "check a configuration, or tell what one may hold")
     check = _verb(config, "check", _config_check, "read a device's or hub's configuration")
     check.add_argument("file", type=Path)
@@ -304,6 +308,12 @@ def _demo(args: argparse.Namespace) -> int:
     from firmware_node.demo import run_demo
 
     return run_demo(args.device, args.size, args.keep, args.seed, args.json)
+
+
+def _rig_replay(args: argparse.Namespace) -> int:
+    from firmware_node.replay import SetUp, run_replay
+
+    return run_replay(args.seed, SetUp(), args.json)
 
 
 def _config_check(args: argparse.Namespace) -> int:

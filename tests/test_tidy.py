@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "adapters.": (*FOUNDATION, "boundary", "wire.", "crypto", "config"),
     "adapters.daemon": ("node.",),  # the drivers know their machines
     "adapters.hub_daemon": ("rig.", "tools.duis", "sealing"),
+    "replay": (*FOUNDATION, "rig.", "wire.", "crypto", "tools."),
     "demo": (*FOUNDATION, "adapters.control_client", "tools.render"),
     "cli": ("",),  # anything
 }
@@ -60,8 +61,9 @@ ONLY_IMPORTED_IN = {
     "h11": ("adapters.control",),
     "sqlite3": ("adapters.storage",),
 }
-# The daemons' drivers: whatever a step raises ends the process, told once.
-MAY_CATCH_EVERYTHING = ("adapters.daemon", "adapters.hub_daemon", "adapters.driver")
+# The daemons' drivers: whatever a step raises ends the process, told once. To the replay of a
+# swarm an invariant that broke is the answer.
+MAY_CATCH_EVERYTHING = ("adapters.daemon", "adapters.hub_daemon", "adapters.driver", "replay")
 
 # Words of the glossary's right-hand column that have no honest use in this code.
 BANNED_WORDS = re.compile(r"(?i)\b(partition|chunk|nonce|firmware[ _]blob|rolled back)\b")

@@ -27,6 +27,7 @@ from firmware_node.errors import (
     StorageError,
 )
 
+RESTART_LIMIT_S = 5  # a daemon that is silent longer has not just restarted
 Command = Callable[[argparse.Namespace], int]
 
 
@@ -695,7 +696,8 @@ def _control(args: argparse.Namespace) -> int:
         "reboot": ("POST", "/v1/reboot"),
         "factory-reset": ("POST", "/v1/factory-reset"),
     }[args.what]
-    for document in _call(socket, method, target, timeout_s=None if follow else 30):
+    documents = _follow(socket, target) if follow else _call(socket, method, target)
+    for document in documents:
         if document.get("done") is False:
             code = 1
         if args.json:
@@ -717,6 +719,25 @@ def _call(
     from firmware_node.adapters.control_client import call
 
     return call(socket, method, target, body, timeout_s)
+
+
+def _follow(socket: Path, target: str) -> Iterator[dict[str, Any]]:
+    """A stream that goes on after the emulated device's own restarts."""
+    import time
+
+    patience_ends = 0.0
+    while True:
+        was_there = False
+        try:
+            for document in _call(socket, "GET", target, timeout_s=None):
+                was_there = True
+                yield document
+        except EnvironmentFailure:
+            if was_there:
+                patience_ends = time.monotonic() + RESTART_LIMIT_S
+            elif time.monotonic() > patience_ends:
+                raise
+        time.sleep(0.05)
 
 
 def _device_socket(args: argparse.Namespace) -> Path:

@@ -311,6 +311,26 @@ def test_a_hub_that_dies_under_a_request_is_an_error_of_the_environment(folder: 
         assert errors.count("\n") == 1
 
 
+def test_following_events_goes_on_after_a_restart_and_ends_with_the_daemon(folder: Path) -> None:
+    socket_option = ("--socket", f"{folder}/control.sock")
+    with Running(folder, "run", "ppmid") as daemon:
+        following = subprocess.Popen(
+            [*NODE, "events", "--follow", "--json", *socket_option],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert following.stdout is not None
+        names = [json.loads(following.stdout.readline())["name"]]
+        assert node("reboot", *socket_option).returncode == 0
+        while names.count("image_running") < 2:
+            names.append(json.loads(following.stdout.readline())["name"])
+        assert names.index("restarting") > names.index("image_running")
+        assert daemon.stop(signal.SIGTERM) == 0
+        _, errors = following.communicate(timeout=LIMIT_S)
+        assert (following.returncode, errors.count("\n")) == (3, 1)
+
+
 def test_waiting_for_a_request_ends_with_ctrl_c_and_the_hub_serves_on(folder: Path) -> None:
     image, request = f"{folder}/two.ota", f"{folder}/update.xml"
     keys = ("--keys", f"{folder}/keys")

@@ -706,10 +706,12 @@ def _control(args: argparse.Namespace) -> int:
             render.event(document)
         elif "text" in document:
             print(render.printable(document["text"]))
-        elif args.what == "status":
-            render.status(document)
-        else:
+        elif args.what == "banks":
             render.banks(document)
+        elif "upgrade" in document:
+            render.status(document)
+        else:  # a hub's
+            render.fields(document)
     return code
 
 

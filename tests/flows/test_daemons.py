@@ -126,6 +126,25 @@ def test_a_daemon_that_was_killed_starts_again_over_its_stale_sockets(folder: Pa
         (folder / "run-notify.sock").unlink()
 
 
+def test_a_command_at_the_wrong_daemon_is_told_so(folder: Path) -> None:
+    request = folder / "request.xml"
+    request.write_text("<x/>")
+    hub, device = f"{folder}/hub.sock", f"{folder}/control.sock"
+    with Running(folder, "hub", "hub"), Running(folder, "run", "ppmid"):
+        for arguments in (
+            ("banks", "--socket", hub),
+            ("query", "--socket", hub),
+            ("reboot", "--socket", hub),
+            ("dcc", "send", str(request), "--hub", device),
+            ("hub", "clock", "set", "2030-01-01T00:00:00Z", "--hub", device),
+        ):
+            assert "is it another daemon's socket?" in one_line(node(*arguments), 3)
+        assert "no daemon answers" in one_line(node("status", "--socket", f"{folder}/air.sock"), 3)
+        told = node("status", "--socket", hub)
+        assert (told.returncode, told.stderr) == (0, "")
+        assert "entity_id: 00-DB-12-34-56-78-90-A2" in told.stdout
+
+
 def changed(folder: Path, name: str, found: str, instead: str) -> str:
     """A configuration beside another, with one thing different."""
     file = folder / "changed.toml"

@@ -27,6 +27,7 @@ from firmware_node.errors import (
     StorageError,
 )
 
+RESTART_LIMIT_S = 5  # a daemon that is silent longer has not just restarted
 Command = Callable[[argparse.Namespace], int]
 
 
@@ -134,6 +135,10 @@ def _parser() -> argparse.ArgumentParser:
                 help="that version by name (Query Specific File)",
             )
 
+    rig = _group(verbs, "rig", "the world in which devices are tested")
+    replay = _verb(rig, "replay", _rig_replay, "the run of one seed: what it draws, how it went")
+    replay.add_argument("seed", type=int)
+    replay.add_argument("--json", action="store_true")
     config = _group(verbs, "config", "check a configuration, or tell what one may hold")
     check = _verb(config, "check", _config_check, "read a device's or hub's configuration")
     check.add_argument("file", type=Path)
@@ -346,6 +351,12 @@ def _demo(args: argparse.Namespace) -> int:
     from firmware_node.demo import run_demo
 
     return run_demo(args.device, args.size, args.keep, args.seed, args.json)
+
+
+def _rig_replay(args: argparse.Namespace) -> int:
+    from firmware_node.replay import SetUp, run_replay
+
+    return run_replay(args.seed, SetUp(), args.json)
 
 
 def _config_check(args: argparse.Namespace) -> int:
@@ -774,7 +785,8 @@ def _control(args: argparse.Namespace) -> int:
         "reboot": ("POST", "/v1/reboot"),
         "factory-reset": ("POST", "/v1/factory-reset"),
     }[args.what]
-    for document in _call(socket, method, target, timeout_s=None if follow else 30):
+    documents = _follow(socket, target) if follow else _call(socket, method, target)
+    for document in documents:
         if document.get("done") is False:
             code = 1
         if args.json:
@@ -783,10 +795,12 @@ def _control(args: argparse.Namespace) -> int:
             render.event(document)
         elif "text" in document:
             print(render.printable(document["text"]))
-        elif args.what == "status":
-            render.status(document)
-        else:
+        elif args.what == "banks":
             render.banks(document)
+        elif "upgrade" in document:
+            render.status(document)
+        else:  # a hub's
+            render.fields(document)
     return code
 
 
@@ -796,6 +810,25 @@ def _call(
     from firmware_node.adapters.control_client import call
 
     return call(socket, method, target, body, timeout_s)
+
+
+def _follow(socket: Path, target: str) -> Iterator[dict[str, Any]]:
+    """A stream that goes on after the emulated device's own restarts."""
+    import time
+
+    patience_ends = 0.0
+    while True:
+        was_there = False
+        try:
+            for document in _call(socket, "GET", target, timeout_s=None):
+                was_there = True
+                yield document
+        except EnvironmentFailure:
+            if was_there:
+                patience_ends = time.monotonic() + RESTART_LIMIT_S
+            elif time.monotonic() > patience_ends:
+                raise
+        time.sleep(0.05)
 
 
 def _device_socket(args: argparse.Namespace) -> Path:

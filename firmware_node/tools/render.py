@@ -46,7 +46,7 @@ def fields(document: Mapping[str, Any], indent: str = "") -> None:
         if isinstance(value, Mapping) and value:
             print(f"{indent}{name}:")
             fields(value, indent + "  ")
-        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
             print(f"{indent}{name}:")
             for entry in value:
                 fields(entry, indent + "  ")

@@ -126,6 +126,25 @@ def test_a_daemon_that_was_killed_starts_again_over_its_stale_sockets(folder: Pa
         (folder / "run-notify.sock").unlink()
 
 
+def test_a_command_at_the_wrong_daemon_is_told_so(folder: Path) -> None:
+    request = folder / "request.xml"
+    request.write_text("<x/>")
+    hub, device = f"{folder}/hub.sock", f"{folder}/control.sock"
+    with Running(folder, "hub", "hub"), Running(folder, "run", "ppmid"):
+        for arguments in (
+            ("banks", "--socket", hub),
+            ("query", "--socket", hub),
+            ("reboot", "--socket", hub),
+            ("dcc", "send", str(request), "--hub", device),
+            ("hub", "clock", "set", "2030-01-01T00:00:00Z", "--hub", device),
+        ):
+            assert "is it another daemon's socket?" in one_line(node(*arguments), 3)
+        assert "no daemon answers" in one_line(node("status", "--socket", f"{folder}/air.sock"), 3)
+        told = node("status", "--socket", hub)
+        assert (told.returncode, told.stderr) == (0, "")
+        assert "entity_id: 00-DB-12-34-56-78-90-A2" in told.stdout
+
+
 def changed(folder: Path, name: str, found: str, instead: str) -> str:
     """A configuration beside another, with one thing different."""
     file = folder / "changed.toml"
@@ -309,6 +328,26 @@ def test_a_hub_that_dies_under_a_request_is_an_error_of_the_environment(folder: 
         _, errors = send.communicate(timeout=LIMIT_S)
         assert send.returncode == 3
         assert errors.count("\n") == 1
+
+
+def test_following_events_goes_on_after_a_restart_and_ends_with_the_daemon(folder: Path) -> None:
+    socket_option = ("--socket", f"{folder}/control.sock")
+    with Running(folder, "run", "ppmid") as daemon:
+        following = subprocess.Popen(
+            [*NODE, "events", "--follow", "--json", *socket_option],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert following.stdout is not None
+        names = [json.loads(following.stdout.readline())["name"]]
+        assert node("reboot", *socket_option).returncode == 0
+        while names.count("image_running") < 2:
+            names.append(json.loads(following.stdout.readline())["name"])
+        assert names.index("restarting") > names.index("image_running")
+        assert daemon.stop(signal.SIGTERM) == 0
+        _, errors = following.communicate(timeout=LIMIT_S)
+        assert (following.returncode, errors.count("\n")) == (3, 1)
 
 
 def test_waiting_for_a_request_ends_with_ctrl_c_and_the_hub_serves_on(folder: Path) -> None:

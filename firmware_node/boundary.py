@@ -105,16 +105,23 @@ class FactoryResetRequested:
 
 @dataclass(frozen=True, slots=True)
 class OfferImage:
-    """To a hub: serve this OTA file to these devices (SR 11.1, SR 11.4)."""
+    """To a hub: serve this OTA file to these devices (SR 11.1, SR 11.4).
+
+    To the head end: alerts about these devices belong to this request from now on.
+    """
 
     request_id: str
     ota_file: bytes
     devices: tuple[EntityId, ...]
+    out_of_band: bool = False  # activated by CS06, never by the hub (SR 11.1; gbcs.md 6.2)
 
 
 @dataclass(frozen=True, slots=True)
 class CarryMessage:
-    """To a hub: take this GBCS message to its recipient through the tunnel."""
+    """To a hub: take this GBCS message to its recipient through the tunnel.
+
+    To the head end: the same, and match its answer.
+    """
 
     recipient: EntityId
     message: bytes
@@ -144,6 +151,14 @@ class ReadVersion:
     device: EntityId
 
 
+@dataclass(frozen=True, slots=True)
+class SendSigned:
+    """To the head end: add the MAC to a signed Pre-Command and carry it (SR 11.3)."""
+
+    request_id: str
+    message: bytes  # from DF to the end of the User's signature
+
+
 Input = (
     Started
     | NetworkUp
@@ -160,6 +175,7 @@ Input = (
     | SetClock
     | MessageArrived
     | ReadVersion
+    | SendSigned
 )
 
 # --- effects ------------------------------------------------------------------------------------
@@ -232,6 +248,8 @@ class MessageChecked:
     message_code: int
     kind: str  # command, response or alert
     originator: EntityId
+    recipient: EntityId
+    counter: int  # of the grouping header
     alert_code: int | None
     signature: str
     mac: str

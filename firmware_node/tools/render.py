@@ -48,16 +48,18 @@ def event(document: Mapping[str, Any]) -> None:
 
 
 def request_progress(document: Mapping[str, Any]) -> None:
-    """A line of ``dcc send``: what was understood, a delivery, or a message with its verdict."""
+    """A line of ``dcc send``: what was understood, a delivery, an answer, or a message."""
     if "delivery" in document:
         delivery = document["delivery"]
         print(f"  {delivery['entity_id']}  {delivery['status']}", flush=True)
     elif "message" in document:
         print(f"  {message(document['message'])}", flush=True)
-    else:
-        print(f"request {document['request_id'] or '(GBCS message)'}")
-        if document["response_code"]:
-            print(f"  response {document['response_code']}")
+    elif "response" in document:
+        response = document["response"]
+        if response["text"] is not None:
+            print(f"  {response['code']}  {response['text']}", flush=True)
+    elif "request_signature" in document:
+        print(f"request {document['request_id']}")
         for warning in document["warnings"]:
             print(f"  warning: {warning}", flush=True)
         if "error" in document:
@@ -67,11 +69,44 @@ def request_progress(document: Mapping[str, Any]) -> None:
 def message(document: Mapping[str, Any]) -> str:
     """A GBCS message in one line."""
     code = f" {document['alert_code']}" if "alert_code" in document else ""
-    details = " ".join(f"{name}={_plain(value)}" for name, value in document["fields"].items())
     return (
-        f"{document['use_case']} {document['kind']}{code} from {document['originator']}: {details} "
-        f"(signature {document['signature']}, MAC {document['mac']})"
+        f"{document['use_case']} {document['kind']}{code} from {document['originator']}: "
+        f"{_meaning(document)} (signature {document['signature']}, MAC {document['mac']})"
     )
+
+
+_TRANSFERS = ("the image has arrived", "the hub discarded the image", "wrong hardware version")
+_OUTCOMES = ("activated", "no image is held", "another hash than the image held", "not activated")
+
+
+def _meaning(document: Mapping[str, Any]) -> str:
+    """What the message says, in words where the words are known."""
+    found = document["fields"]
+    version = f"version {found.get('firmware_version')}"
+    try:
+        match document["use_case"], document["kind"], document.get("alert_code"):
+            case "CCS08", "alert", _:
+                result = (*_TRANSFERS, "the transfer failed")[found["response_code"]]
+                return f"{found['entity_id']}: {result}, {version}"
+            case "CS09", "alert", _:
+                return f"{('activated', 'activation failed')[found['result']]}, {version} in force"
+            case "CS08", "response", _:
+                return ("reads " + version, "read failure")[found["response_code"]]
+            case _, "response", _ if found.get("accepted"):
+                return "accepted"
+            case "CS06", "response", _:
+                return f"{_OUTCOMES[found['response_code']]}, {version} in force"
+            case _, "alert", "8F66" | "8F67" if "response_code" in found:
+                return f"at {found['at']} {_OUTCOMES[found['response_code']]}, {version} in force"
+            case _, "alert", "8F72" if "manufacturer_image_hash" in found:
+                return f"the image was verified, hash {found['manufacturer_image_hash']}"
+            case _, "alert", "8F1C" if "manufacturer_image_hash" in found:
+                return f"the image was refused, hash {found['manufacturer_image_hash']}"
+            case _, "alert", "8F30":
+                return "the originator may not do that"
+    except (KeyError, IndexError):
+        pass  # a payload that could not be read has other fields
+    return " ".join(f"{name}={_plain(value)}" for name, value in found.items())
 
 
 def progress(offset: int, total: int, blocks_per_second: float) -> None:

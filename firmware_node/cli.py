@@ -108,6 +108,9 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--json", action="store_true")
         if name == "events":
             verb.add_argument("--follow", action="store_true")
+            verb.add_argument(
+                "--log", choices=["security", "event"], help="the device's own log instead"
+            )
         if name == "query":
             verb.add_argument(
                 "--file-version",
@@ -675,12 +678,16 @@ def _control(args: argparse.Namespace) -> int:
 
     socket, code = _device_socket(args), 0
     follow = "?follow=1" if getattr(args, "follow", False) else ""
+    log = getattr(args, "log", None)
+    if log and follow:
+        raise ConfigError("--log and --follow do not go together")
+    events = f"?log={log}" if log else follow
     version = getattr(args, "file_version", None)
     wanted = "" if version is None else f"?file_version={version:08x}"
     method, target = {
         "status": ("GET", "/v1/status"),
         "banks": ("GET", "/v1/banks"),
-        "events": ("GET", f"/v1/events{follow}"),
+        "events": ("GET", f"/v1/events{events}"),
         "query": ("POST", f"/v1/query{wanted}"),
         "reboot": ("POST", "/v1/reboot"),
         "factory-reset": ("POST", "/v1/factory-reset"),

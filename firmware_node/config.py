@@ -48,6 +48,7 @@ class DeviceSection:
     manufacturer_signature: str = "optional"
     image_format: str | None = None
     acb: str | None = None
+    supplier: str | None = None
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,7 @@ class DeviceConfig:
             hardware_version=device.hardware_version,
             manufacturer_signature_required=device.manufacturer_signature == "require",
             acb=None if device.acb is None else EntityId.parse(device.acb),
+            supplier=None if device.supplier is None else EntityId.parse(device.supplier),
             image_format=None if device.image_format is None else ImageFormat(device.image_format),
             ota=self.ota,
             activation=self.activation,
@@ -204,6 +206,7 @@ RANGES: Mapping[str, tuple[int, int]] = {
 _ENTITIES = (
     "device.entity_id",
     "device.acb",
+    "device.supplier",
     "hub.entity_id",
     "dcc.acb",
     "dcc.inventory.entity_id",

@@ -82,6 +82,14 @@ class DeviceType(Enum):
     HCALCS = "hcalcs"
     PPMID = "ppmid"
 
+    @property
+    def has_supplier(self) -> bool:
+        """Whether a supplier signs its images and activates them by CS06 (gbcs.md 1.3, 1.4).
+
+        A PPMID's images are activated by the Comms Hub and carry no supplier's signature.
+        """
+        return self is not DeviceType.PPMID
+
 
 class BankId(Enum):
     """One of the two places an image can live."""
@@ -195,6 +203,7 @@ class ActivationSettings:
     checkpoint_bytes: int = 64 * 1024
     checkpoint_interval_s: int = 60
     time_poll_s: int = 24 * 3_600
+    time_poll_pending_s: int = 60  # while a future-dated activation waits, so that it is not late
     time_stale_s: int = 48 * 3_600
 
 
@@ -208,7 +217,8 @@ class DeviceSettings:
     image_type: int
     hardware_version: int
     manufacturer_signature_required: bool
-    acb: EntityId | None = None  # recipient of CS09; None: the keyring's only ACB certificate
+    acb: EntityId | None = None  # a PPMID's alerts go there; None: the keyring's first ACB
+    supplier: EntityId | None = None  # the only one obeyed; None: every one in the keyring
     image_format: ImageFormat | None = None  # None: told from the file
     ota: OtaSettings = field(default_factory=OtaSettings)
     activation: ActivationSettings = field(default_factory=ActivationSettings)

@@ -28,6 +28,7 @@ from firmware_node.wire.manufacturer_image import Manifest
 PPMID = EntityId.parse("00-DB-12-34-56-78-90-A4")
 HUB = EntityId.parse("00-DB-12-34-56-78-90-A2")
 ACB = EntityId.parse("90-B3-D5-1F-30-00-00-02")
+SUPPLIER = EntityId.parse("90-B3-D5-1F-30-01-00-00")
 KEYS = Keyring(build_keys(b"flows"))
 SETTINGS = DeviceSettings(DeviceType.PPMID, PPMID, 0x121D, 0x0084, 0x1111, False)
 BANK_SIZE = 64 * 1024
@@ -39,16 +40,19 @@ def image(
     size: int = 8000,
     kind: ImageFormat = ImageFormat.GB_PLAIN,
     change: Callable[[Manifest], Manifest] = lambda manifest: manifest,
+    supplier: EntityId = SUPPLIER,
+    image_type: int = 0x0084,
 ) -> bytes:
-    """A manufacturer-signed OTA file for the PPMID."""
+    """A manufacturer-signed OTA file; in the kind of SR 11.1 the supplier signs it too."""
     manifest = Manifest(
-        ImageKey(0x121D, 0x0084, version), 0x1111, 0x1211, version_string=f"v{version}"
+        ImageKey(0x121D, image_type, version), 0x1111, 0x1211, version_string=f"v{version}"
     )
     return build_image(
         change(manifest),
         size=size,
         kind=kind,
         manufacturer_key=KEYS.manufacturer_signing_key(0x121D),
+        supplier_key=KEYS.signing_key(supplier) if kind is ImageFormat.GB_SUPPLIER_SIGNED else None,
     )
 
 
@@ -63,27 +67,32 @@ class Story:
         settings: DeviceSettings = SETTINGS,
         air: Air | None = None,
         seed: int = 0,
+        keys: Keyring = KEYS,
     ) -> None:
+        self.keys = keys
         self.directory = directory
         self.settings = settings
         self.world = World(seed, air or Air())
         self.hub = CommsHub(hub or HubSettings(HUB, ACB, utc=800_000_000), KEYS)
         self.world.set_hub(self.hub, HUB, HeadEnd(ACB, KEYS, first_counter=1000))
         self._storage: FileStorage | None = None
-        self.home: Home = self.world.add(PPMID, self._make)
+        self.home: Home = self.world.add(settings.entity_id, self._make)
 
     def _make(self) -> tuple[Machine, Storage]:
         if self._storage is not None:
             self._storage.close()
         self._storage = FileStorage(self.directory / "state", BANK_SIZE)
+        factory = image(1, image_type=self.settings.image_type)
         device = Device(
-            self.settings, self._storage, KEYS, SeededEntropy(1), factory_image=image(1)
+            self.settings, self._storage, self.keys, SeededEntropy(1), factory_image=factory
         )
         return device, self._storage
 
     def offer(self, ota_file: bytes) -> None:
-        """The service user's SR 11.4 reaches the hub."""
-        self.world.tell_hub(OfferImage("request", ota_file, (PPMID,)))
+        """The service user's SR 11.4 reaches the hub; for another device than a PPMID, 11.1."""
+        out_of_band = self.settings.type is not DeviceType.PPMID
+        who = (self.settings.entity_id,)
+        self.world.tell_hub(OfferImage("request", ota_file, who, out_of_band))
 
     @property
     def device(self) -> Device:
@@ -119,7 +128,7 @@ class Story:
 
     def names(self) -> list[str]:
         """The device's notifications, in order."""
-        return self.world.names(PPMID)
+        return self.world.names(self.settings.entity_id)
 
 
 def with_ota(**changes: object) -> DeviceSettings:

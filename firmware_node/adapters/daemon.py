@@ -47,6 +47,7 @@ from firmware_node.config import DeviceConfig, read_image
 from firmware_node.crypto import Keyring
 from firmware_node.errors import ConfigError, KeyMissingError
 from firmware_node.node.device import Device
+from firmware_node.node.logs import Log
 from firmware_node.terms import ImageKey
 from firmware_node.wire.manufacturer_image import Manifest, build
 from firmware_node.wire.ota_file import OtaHeader, build_gb_plain
@@ -189,6 +190,8 @@ class DeviceDaemon:
             case "GET", "/v1/banks":
                 return {"running_bank": self._status()["running_bank"], **self._banks()}
             case "GET", "/v1/events":
+                if "log" in request.query:
+                    return stream(self._device.log(_log_named(request.query["log"])))
                 if request.query.get("follow"):
                     return self._events.follow()
                 return stream(self._events.all())
@@ -239,6 +242,13 @@ def _file_version(request: Request) -> int | None:
     if re.fullmatch(r"[0-9A-Fa-f]{1,8}", text) is None:
         raise Refusal(400, f"file_version: found {text!r}, expected up to 8 hex digits")
     return int(text, 16)
+
+
+def _log_named(text: str) -> Log:
+    try:
+        return Log(text)
+    except ValueError:
+        raise Refusal(400, f"log: found {text!r}, expected security or event") from None
 
 
 def load_factory_image(config: DeviceConfig, keyring: Keyring) -> bytes:

@@ -153,7 +153,15 @@ class TimeClient:
         self._sequence = 0
         self._retry_ms = TIME_RETRY_FIRST_MS
         self._pending = False
+        self._interval_s = settings.time_poll_s
         self.wake_at: int | None = None
+
+    def watch(self, closely: bool, now_ms: int) -> None:
+        """Read the time more often while something waits for its moment."""
+        settings = self._settings
+        self._interval_s = settings.time_poll_pending_s if closely else settings.time_poll_s
+        if closely and self.wake_at is not None:
+            self.wake_at = min(self.wake_at, now_ms + self._interval_s * 1000)
 
     @staticmethod
     def claims(frame: Frame) -> bool:
@@ -227,5 +235,5 @@ class TimeClient:
         self._learned_ms = now_ms
         self._pending = False
         self._retry_ms = TIME_RETRY_FIRST_MS
-        self.wake_at = now_ms + self._settings.time_poll_s * 1000
+        self.wake_at = now_ms + self._interval_s * 1000
         return (UtcLearned(time),)

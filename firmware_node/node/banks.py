@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from firmware_node.boundary import PAGE_SIZE, Notify, RatchetValues, Storage
 from firmware_node.errors import (
@@ -31,8 +31,8 @@ from firmware_node.errors import (
     StorageFullError,
 )
 from firmware_node.node.records import decode, encode, get_twice, put_twice
-from firmware_node.node.verification import VerifiedImage
-from firmware_node.terms import BankId, BankState, DeviceSettings, ImageKey
+from firmware_node.node.verification import VerifiedImage, manufacturer_sha256
+from firmware_node.terms import BankId, BankState, DeviceSettings, EntityId, ImageKey
 from firmware_node.wire.manufacturer_image import Manifest
 from firmware_node.wire.ota_file import HEADER_SIZE_MAX, decode_ota_header
 from firmware_node.wire.zcl import Status
@@ -47,12 +47,18 @@ _REJECTS = "rejects"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Which message will tell of an activation: ``cs09``, or a form of CS06."""
+    """Which message will tell of an activation: ``cs09``, or what ``cs06`` is answered with."""
 
     kind: str
-    counter: int = 0
-    other_info: str = ""  # hex
-    recipient: str = ""  # hex
+    command: str = ""  # hex; the whole CS06 command
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which image a CS06 command means, and whose word it is (gbcs-supplement 2.1)."""
+
+    manufacturer_sha256: bytes
+    supplier: EntityId
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,7 @@ class BankView:
     size: int = 0  # bytes of the OTA file
     fingerprint: str = ""  # hex, of the OTA file
     manufacturer_sha256: str = ""  # hex
+    supplier: str = ""  # hex; the entity id of who signed its tail
 
     @property
     def version_hex(self) -> str | None:
@@ -306,7 +313,7 @@ class Banks:
     def _check_way_out(self, bank: BankId, verified: VerifiedImage) -> None:
         """An image that ran before may run again; one that never did must be permitted to."""
         if self.view(bank).state is not BankState.CONFIRMED:
-            self._check_floor_and_rejects(verified)
+            self._check_permitted(verified)
 
     def _switch(self, bank: BankId, verified: VerifiedImage) -> None:
         """Run the other bank because the active one is no image any more."""
@@ -384,6 +391,11 @@ class Banks:
         self._records.delete(self._misread_key())
         return self._verify(data)
 
+    def held_sha256(self, size: int) -> bytes:
+        """The Manufacturer Image Hash of what the spare bank holds, be it good or not."""
+        data = self._storage.bank(self.spare).read(0, size)
+        return manufacturer_sha256(data, self._settings)
+
     def mark_verified(self, verified: VerifiedImage) -> None:
         """Transaction *image stored*."""
         self._store_view(self.spare, _view_of(verified, BankState.VERIFIED))
@@ -415,7 +427,7 @@ class Banks:
         Raises:
             RefusedError: INVALID_IMAGE and which of them.
         """
-        self._check_floor_and_rejects(verified)
+        self._check_permitted(verified)
         allowed = verified.manifest.from_versions if verified.manifest else ()
         if allowed and self._image.file_version not in allowed:
             raise RefusedError(
@@ -424,8 +436,17 @@ class Banks:
                 f"cannot be reached from version {self._image.version_hex}",
             )
 
-    def _check_floor_and_rejects(self, verified: VerifiedImage) -> None:
+    def _check_permitted(self, verified: VerifiedImage) -> None:
+        """Whoever has a supplier runs what that one signed, and the factory image."""
         version = verified.image.file_version
+        if (
+            self._settings.type.has_supplier
+            and verified.supplier is None
+            and not self._is_factory_image(verified)
+        ):
+            raise RefusedError(
+                Status.INVALID_IMAGE, "supplier_signature_absent", "no supplier signed this image"
+            )
         if version < self._floor():
             raise RefusedError(
                 Status.INVALID_IMAGE,
@@ -439,20 +460,35 @@ class Banks:
 
     # --- activation, confirmation, revert ---------------------------------------------------------
 
-    def activate(self, outcome: Outcome) -> VerifiedImage:
+    def activate(self, outcome: Outcome | None, wanted: Wanted | None = None) -> VerifiedImage:
         """Transaction *activate*: the spare bank becomes the active one, on trial.
 
+        The hash is calculated anew over the image that is held (gbcs-supplement 2.1).
+
         Raises:
-            RefusedError: nothing held, changed since, below the floor, rejected.
+            RefusedError: nothing held, changed since, not wanted, below the floor, rejected.
             StorageFullError: too little space to carry it through.
         """
         bank, view = self.spare, self.view(self.spare)
         if view.state is not BankState.VERIFIED:
             raise RefusedError(Status.FAILURE, "no_image_held", f"bank {bank.value} holds no image")
+        if wanted is not None and view.supplier != wanted.supplier.hex:
+            raise RefusedError(
+                Status.FAILURE,
+                "other_supplier",
+                f"signed by {view.supplier or 'nobody'}, the command is from {wanted.supplier}",
+            )
+        verified = self._check(bank)
+        if wanted is not None and verified.manufacturer_sha256 != wanted.manufacturer_sha256:
+            raise RefusedError(
+                Status.FAILURE,
+                "hash_mismatch",
+                f"image {verified.manufacturer_sha256.hex()}, "
+                f"wanted {wanted.manufacturer_sha256.hex()}",
+            )
+        self.check_policy(verified)
         if self._storage.free_bytes() < self._settings.activation.free_bytes_min:
             raise StorageFullError("too little space for an activation")
-        verified = self._check(bank)
-        self.check_policy(verified)
         self._store_view(bank, _view_of(verified, BankState.TRIAL))
         self._boot = _Boot(bank, trial=True, outcome=outcome)
         self._store_boot()
@@ -462,7 +498,7 @@ class Banks:
         """Transaction *confirm*: the trial is over and the floor rises."""
         assert self._boot.trial
         view = self.view(self.running)
-        self._store_view(self.running, _with_state(view, BankState.CONFIRMED))
+        self._store_view(self.running, replace(view, state=BankState.CONFIRMED))
         floor = self._image.file_version
         try:
             floor = max(floor, self._floor())
@@ -491,7 +527,7 @@ class Banks:
             verified = self._verify_factory()
             self._write_whole(bank.other, self._factory_image)
         view = self.view(bank)
-        self._store_view(bank, _with_state(view, BankState.REJECTED))
+        self._store_view(bank, replace(view, state=BankState.REJECTED))
         rejects = [*self._rejects(), view.manufacturer_sha256][-REJECTS_MAX:]
         self._records.put(_REJECTS, encode({"digests": rejects, "cause": cause}))
         outcome = self._boot.outcome
@@ -523,6 +559,12 @@ class Banks:
             return self._verify(self._factory_image)
         except RefusedError as error:
             raise StorageError(f"factory image: {error.reason}") from error
+
+    def _is_factory_image(self, verified: VerifiedImage) -> bool:
+        try:
+            return self._verify(self._factory_image).fingerprint == verified.fingerprint
+        except RefusedError:
+            return False
 
     def _misread_key(self) -> str:
         return f"misreads/{self.spare.value}"
@@ -580,8 +622,5 @@ def _view_of(verified: VerifiedImage, state: BankState) -> BankView:
         verified.file_size,
         verified.fingerprint.hex(),
         verified.manufacturer_sha256.hex(),
+        verified.supplier.hex if verified.supplier else "",
     )
-
-
-def _with_state(view: BankView, state: BankState) -> BankView:
-    return BankView(state, view.image, view.size, view.fingerprint, view.manufacturer_sha256)

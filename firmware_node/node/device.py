@@ -5,7 +5,9 @@
     the image is verified   ``_verify_held``    full read-back, ``verify_image``
     a bank holds it         ``Banks.mark_verified``, then the Upgrade End Request
     activation runs it      ``_activate``       banks switch, the process starts again on trial
-    a notification tells    ``_trial_passed`` / ``_trial_failed``: confirm or revert, CS09, outbox
+    a notification tells    ``_trial_passed`` / ``_trial_failed``: confirm or revert, then
+                            ``GbcsParty.tell_outcome``: CS09, or what CS06 is answered with
+    a command comes in      ``GbcsParty.receive``: checked, counter stored, carried out, answered
 
 Stages never call each other; they return effects, or typed values that only ``_take`` routes.
 All records of one step become durable together, before any of its effects leaves.
@@ -19,7 +21,6 @@ Ordering rules:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 
 from firmware_node.boundary import (
@@ -45,7 +46,6 @@ from firmware_node.boundary import (
 )
 from firmware_node.crypto import Keyring
 from firmware_node.errors import (
-    KeyMissingError,
     RecordLostError,
     RefusedError,
     StorageFullError,
@@ -53,9 +53,9 @@ from firmware_node.errors import (
 from firmware_node.node.activation import Trial, TrialFailed, TrialPassed
 from firmware_node.node.assembly import Assembly
 from firmware_node.node.attributes import Attributes, TimeClient, UtcLearned
-from firmware_node.node.banks import Banks, Outcome, StartReport
+from firmware_node.node.banks import Banks, Outcome, StartReport, Wanted
 from firmware_node.node.counters import Counters
-from firmware_node.node.messages import Messages
+from firmware_node.node.logs import Log
 from firmware_node.node.ota_client import (
     ActivationRequested,
     ImageHeld,
@@ -63,15 +63,26 @@ from firmware_node.node.ota_client import (
     UpgradeAbandoned,
 )
 from firmware_node.node.outbox import Outbox
+from firmware_node.node.party import ActivationCommanded, GbcsParty, Times
+from firmware_node.node.results import Results
 from firmware_node.node.tunnel_server import MessageReceived, TunnelServer
 from firmware_node.node.verification import VerifiedImage, verify_image
-from firmware_node.terms import BankId, BankState, DeviceSettings, DeviceState, UpgradeStatus
-from firmware_node.wire import ota, tunneling, zcl
+from firmware_node.terms import (
+    BankId,
+    BankState,
+    DeviceSettings,
+    DeviceState,
+    DeviceType,
+    UpgradeStatus,
+)
+from firmware_node.wire import firmware_messages as fm
+from firmware_node.wire import ota, tunneling
 
 Output = (
     Effect
     | ImageHeld
     | ActivationRequested
+    | ActivationCommanded
     | UpgradeAbandoned
     | MessageReceived
     | UtcLearned
@@ -102,13 +113,13 @@ class Device:
         self._tunnel = TunnelServer(entropy)
         self._time = TimeClient(settings.activation)
         self._outbox = Outbox(storage.records, self._tunnel.send)
-        self._counters = Counters(storage.records, storage.ratchet)
-        self._messages = Messages(settings, keyring, self._counters)
+        times = Times(self._time.utc, self._best_utc)
+        self._party = GbcsParty(settings, storage, keyring, self._outbox, times)
+        self._results = Results(storage.records)
         self._attributes = Attributes(settings)
         self._trial = Trial(settings.activation)
         self._network: NetworkUp | None = None
         self._restarting = False
-        self._counters_lost = False
 
     @property
     def wake_at(self) -> int | None:
@@ -122,6 +133,7 @@ class Device:
             self._time.wake_at,
             self._assembly.wake_at,
             self._tunnel.wake_at,
+            self._party.wake_at,
         )
         return min((at for at in times if at is not None), default=None)
 
@@ -163,6 +175,8 @@ class Device:
                 effects.append(EraseAndReboot())
             case _:
                 raise TypeError(f"a device takes no {type(item).__name__}")
+        if self._outbox.has_new and not self._restarting:
+            effects.extend(self._outbox.pump(now_ms))
         return effects
 
     # --- a frame comes in -----------------------------------------------------------------------
@@ -174,7 +188,8 @@ class Device:
             self._take(self._ota.step(item, now_ms), now_ms, effects)
         elif frame.cluster == tunneling.CLUSTER and not self._attributes.claims(frame):
             self._take(self._tunnel.step(item, now_ms), now_ms, effects)
-            effects.extend(self._outbox.pump(now_ms))
+            if not self._restarting:
+                effects.extend(self._outbox.pump(now_ms))
         elif self._time.claims(frame):
             self._take(self._time.step(item, now_ms), now_ms, effects)
         elif frame.profile == 0:
@@ -189,6 +204,8 @@ class Device:
             self._take(self._ota.step(None, now_ms), now_ms, effects)
         if _due(self._trial.wake_at, now_ms):
             self._take(self._trial.step(now_ms), now_ms, effects)
+        if _due(self._party.wake_at, now_ms):
+            self._take(self._party.timer(now_ms), now_ms, effects)
         if self._restarting:
             return
         if _due(self._assembly.wake_at, now_ms):
@@ -209,7 +226,9 @@ class Device:
                 case UpgradeAbandoned(cause=cause):
                     self._failed("download", cause, now_ms, effects)
                 case ActivationRequested():
-                    self._activate(now_ms, effects)
+                    self._activate(Outcome("cs09"), None, now_ms, effects)
+                case ActivationCommanded(outcome=outcome, wanted=wanted):
+                    self._activate(outcome, wanted, now_ms, effects)
                 case Reboot(reason=reason):
                     self._reboot(reason, effects)
                 case TrialPassed():
@@ -217,9 +236,11 @@ class Device:
                 case TrialFailed(cause=cause):
                     self._trial_failed(cause, now_ms, effects)
                 case MessageReceived(message=message):
-                    self._on_message(message, effects)
+                    version = self._banks.running_image.file_version
+                    self._take(self._party.receive(message, version, now_ms), now_ms, effects)
+                    self._time.watch(self._party.schedule.is_pending, now_ms)
                 case UtcLearned():
-                    self._on_utc(now_ms)
+                    self._on_utc(now_ms, effects)
                 case _:
                     raise TypeError(f"no stage hands over a {type(output).__name__}")
 
@@ -228,16 +249,22 @@ class Device:
     def _verify_held(self, now_ms: int, effects: list[Effect]) -> None:
         """Read the whole bank back and verify it; the server hears of it after the commit (I13)."""
         try:
-            verified = self._banks.verify_held(*self._assembly.finish())
+            size, sha256 = self._assembly.finish()
+            verified = self._banks.verify_held(size, sha256)
             self._banks.check_policy(verified)
         except RefusedError as refused:
-            self._assembly.abandon()
             self._failed("verification", refused.cause, now_ms, effects, refused.reason)
+            received = self._banks.held_sha256(self._ota.total_size)
+            told = self._party.tell_receipt(fm.IMAGE_NOT_VERIFIED, received, now_ms)
+            self._take(told, now_ms, effects)
+            self._assembly.abandon()
             self._take(self._ota.image_refused(refused.code, now_ms), now_ms, effects)
             return
         self._banks.mark_verified(verified)
         self._assembly.close()
         effects.append(_image_notify("image_verified", verified))
+        told = self._party.tell_receipt(fm.IMAGE_VERIFIED, verified.manufacturer_sha256, now_ms)
+        self._take(told, now_ms, effects)
         self._take(self._ota.image_verified(now_ms), now_ms, effects)
 
     def _load(self, item: LoadImage, now_ms: int, effects: list[Effect]) -> None:
@@ -252,20 +279,29 @@ class Device:
         effects.append(Answer(done=True, text=f"held in bank {self._banks.spare.value}"))
         effects.append(Notify("image_loaded", {"bank": self._banks.spare.value}))
         if item.activate:
-            self._activate(now_ms, effects)
+            ppmid = self._settings.type is DeviceType.PPMID
+            self._activate(Outcome("cs09") if ppmid else None, None, now_ms, effects)
 
     # --- activation runs it -----------------------------------------------------------------------
 
-    def _activate(self, now_ms: int, effects: list[Effect]) -> None:
+    def _activate(
+        self,
+        outcome: Outcome | None,
+        wanted: Wanted | None,
+        now_ms: int,
+        effects: list[Effect],
+    ) -> None:
+        """Switch the banks and start again; ``outcome`` says who hears how it ends."""
         try:
-            activated = self._banks.activate(Outcome(kind="cs09"))
+            activated = self._banks.activate(outcome, wanted)
         except (RefusedError, StorageFullError) as refused:
             cause = refused.cause if isinstance(refused, RefusedError) else "storage_full"
             self._failed("activation", cause, now_ms, effects, str(refused))
-            self._queue_activation_alert(1, now_ms, effects)
-            self._take(self._ota.activation_failed(now_ms), now_ms, effects)
+            self._tell_outcome(outcome, cause, now_ms, effects)
+            if wanted is None:  # else what is held stays, for a further command
+                self._take(self._ota.activation_failed(now_ms), now_ms, effects)
             return
-        self._records.delete("device/result")
+        self._results.clear()
         effects.append(
             Notify(
                 "image_activated",
@@ -285,11 +321,8 @@ class Device:
     def _start(self, now_ms: int, effects: list[Effect]) -> None:
         report = self._banks.start(Counters.first_rows())
         effects.extend(report.notes)
-        try:
-            self._counters.start()
-        except RecordLostError as lost:
-            self._counters_lost = True
-            effects.append(Notify("counters_lost", {"reason": str(lost)}))
+        effects.extend(self._party.start())
+        self._time.watch(self._party.schedule.is_pending, now_ms)
         self._announce(report, effects)
         if report.reverted:
             self._reverted(report.outcome, report.cause, now_ms, effects)
@@ -318,12 +351,11 @@ class Device:
 
     def _trial_passed(self, now_ms: int, effects: list[Effect]) -> None:
         outcome = self._banks.confirm()
-        self._set_result(DeviceState.CONFIRMED)
+        self._results.set(DeviceState.CONFIRMED)
         effects.append(
             Notify("image_confirmed", {"version": self._banks.running_image.version_hex})
         )
-        if outcome is not None:
-            self._queue_activation_alert(0, now_ms, effects)
+        self._tell_outcome(outcome, None, now_ms, effects)
 
     def _trial_failed(self, cause: str, now_ms: int, effects: list[Effect]) -> None:
         outcome = self._banks.revert(cause)
@@ -334,66 +366,30 @@ class Device:
         self, outcome: Outcome | None, cause: str, now_ms: int, effects: list[Effect]
     ) -> None:
         self._failed("trial", cause, now_ms, effects)
-        self._set_result(DeviceState.REVERTED)
+        self._results.set(DeviceState.REVERTED)
         effects.append(
             Notify(
                 "image_reverted", {"cause": cause, "version": self._banks.running_image.version_hex}
             )
         )
-        if outcome is not None:
-            self._queue_activation_alert(1, now_ms, effects)
+        self._tell_outcome(outcome, cause, now_ms, effects)
 
-    def _queue_activation_alert(self, result: int, now_ms: int, effects: list[Effect]) -> None:
-        """CS09, built here and queued with the change of state it tells of (gbcs.md 1.3 step 7)."""
-        if self._counters_lost:
-            effects.append(Notify("alert_withheld", {"reason": "counters_lost"}))
-            return
-        try:
-            alert = self._messages.activation_alert(
-                self._best_utc(now_ms), self._banks.running_image.file_version, result
-            )
-        except KeyMissingError as missing:
-            effects.append(Notify("alert_withheld", {"reason": str(missing)}))
-            return
-        self._outbox.put(alert)
-        effects.append(Notify("alert_queued", {"use_case": "CS09", "result": result}))
-        effects.extend(self._outbox.pump(now_ms))
-
-    def _on_message(self, message: bytes, effects: list[Effect]) -> None:
-        """A GBCS command came through the tunnel; every refusal is silence (supplement 1.2)."""
-        try:
-            if self._counters_lost:
-                raise RefusedError(0x8F60, "counters_lost", "the counters are not trustworthy")
-            reply = self._messages.reply_to(message, self._banks.running_image.file_version)
-            self._outbox.put(reply)
-        except RefusedError as refused:
-            effects.append(
-                Notify(
-                    "command_refused",
-                    {
-                        "code": f"{refused.code:04X}",
-                        "cause": refused.cause,
-                        "reason": refused.reason,
-                    },
-                )
-            )
-        except (RecordLostError, StorageFullError) as error:
-            effects.append(
-                Notify(
-                    "command_refused", {"code": "8F60", "cause": "storage", "reason": str(error)}
-                )
-            )
-        else:
-            effects.append(Notify("command_answered", {}))
+    def _tell_outcome(
+        self, outcome: Outcome | None, cause: str | None, now_ms: int, effects: list[Effect]
+    ) -> None:
+        version = self._banks.running_image.file_version
+        self._take(self._party.tell_outcome(outcome, cause, version, now_ms), now_ms, effects)
 
     # --- time and results -------------------------------------------------------------------------
 
-    def _on_utc(self, now_ms: int) -> None:
+    def _on_utc(self, now_ms: int, effects: list[Effect]) -> None:
         utc = self._time.utc(now_ms)
         assert utc is not None
         self._ota.set_utc(utc, now_ms)
         if utc // 3600 != self._not_before() // 3600:
             self._records.put("time/not_before", b"%d" % utc)  # hourly (dual-bank.md 8)
+        self._take(self._party.timer(now_ms), now_ms, effects)
+        self._time.watch(self._party.schedule.is_pending, now_ms)
 
     def _not_before(self) -> int:
         try:
@@ -408,14 +404,8 @@ class Device:
         self, phase: str, cause: str, now_ms: int, effects: list[Effect], reason: str = ""
     ) -> None:
         """Keep the last failure for ``status`` and tell the operator."""
-        at = self._time.utc(now_ms)
-        record = {"phase": phase, "cause": cause, "utc": at}
-        self._records.put("device/last_failure", json.dumps(record, sort_keys=True).encode())
-        self._set_result(DeviceState.FAILED)
+        self._results.failed(phase, cause, self._time.utc(now_ms))
         effects.append(Notify("upgrade_failed", {"phase": phase, "cause": cause, "reason": reason}))
-
-    def _set_result(self, state: DeviceState) -> None:
-        self._records.put("device/result", state.value.encode())
 
     # --- what the operator sees -------------------------------------------------------------------
 
@@ -439,23 +429,37 @@ class Device:
             },
             "banks": self.banks_report(),
             "running_bank": self._banks.running.value,
-            "counters": self._counters.report() if not self._counters_lost else {},
+            "counters": self._party.counters(),
             "outbox": len(self._outbox),
-            "last_failure": self._last_failure(),
+            "pending_activation": self._party.schedule.report(),
+            "last_failure": self._results.last_failure(),
         }
 
     def banks_report(self) -> dict[str, dict[str, object]]:
-        """State, version and hash of both banks."""
+        """State, version and hash of both banks; *pending* is a verified image with a date."""
         report: dict[str, dict[str, object]] = {}
         for bank in BankId:
             view = self._banks.view(bank)
+            state = view.state
+            if state is BankState.VERIFIED and self._has_date(view.manufacturer_sha256):
+                state = BankState.PENDING
             report[bank.value] = {
-                "state": view.state.value,
+                "state": state.value,
                 "version": view.version_hex,
                 "sha256": view.sha256_hex,
                 "size": view.size,
             }
         return report
+
+    def log(self, log: Log) -> Sequence[dict[str, object]]:
+        """The security or event log, oldest entry first."""
+        return self._party.log(log)
+
+    def _has_date(self, manufacturer_sha256: str) -> bool:
+        return (
+            self._ota.status is UpgradeStatus.COUNT_DOWN
+            or self._party.schedule.manufacturer_sha256.hex() == manufacturer_sha256
+        )
 
     def _state(self) -> DeviceState:
         if self._restarting:
@@ -466,26 +470,9 @@ class Device:
             case UpgradeStatus.DOWNLOAD_IN_PROGRESS:
                 return DeviceState.DOWNLOADING
             case UpgradeStatus.NORMAL:
-                pass
+                return self._results.state()
             case _:
                 return DeviceState.WAITING
-        try:
-            stored = self._records.get("device/result")
-        except RecordLostError:
-            stored = None  # a word for people; nothing is decided by it
-        return DeviceState(stored.decode()) if stored else DeviceState.IDLE
-
-    def _last_failure(self) -> dict[str, object] | None:
-        try:
-            stored = self._records.get("device/last_failure")
-        except RecordLostError:
-            return None
-        if stored is None:
-            return None
-        record: dict[str, object] = json.loads(stored)
-        utc = record.pop("utc")
-        record["at"] = zcl.utc_text(utc) if isinstance(utc, int) else None
-        return record
 
     def _verify(self, data: bytes) -> VerifiedImage:
         return verify_image(data, self._settings, self._keyring)

@@ -34,6 +34,7 @@ class Outbox:
         self._tag = 0  # of the send under way; tags rise within one life of the process
         self._under_way: str | None = None
         self._retry_ms = RETRY_FIRST_MS
+        self.has_new = False  # since the last ``pump``
         self.wake_at: int | None = None
 
     def __len__(self) -> int:
@@ -45,14 +46,18 @@ class Outbox:
         Raises:
             StorageFullError: ``OUTBOX_MAX`` messages wait already.
         """
-        keys = keys_twice(self._records, _PREFIX)
-        if len(keys) >= OUTBOX_MAX:
-            raise StorageFullError(f"outbox: {OUTBOX_MAX} messages wait for the hub")
+        keys = self._keys_with_room()
         last = int(keys[-1].removeprefix(_PREFIX), 16) if keys else 0
         put_twice(self._records, f"{_PREFIX}{last + 1:016x}", message)
+        self.has_new = True
+
+    def check_room(self) -> None:
+        """Raise StorageFullError when ``OUTBOX_MAX`` messages wait already."""
+        self._keys_with_room()
 
     def pump(self, now_ms: int) -> Sequence[Effect]:
         """Send the head when nothing is under way and a tunnel is open."""
+        self.has_new = False
         if self._under_way is not None or (self.wake_at is not None and now_ms < self.wake_at):
             return ()
         self.wake_at = None
@@ -96,6 +101,12 @@ class Outbox:
         """The tunnel or the network went: whatever was under way is sent again when it is back."""
         self._under_way = None
         self.wake_at = None
+
+    def _keys_with_room(self) -> list[str]:
+        keys = keys_twice(self._records, _PREFIX)
+        if len(keys) >= OUTBOX_MAX:
+            raise StorageFullError(f"outbox: {OUTBOX_MAX} messages wait for the hub")
+        return keys
 
     def _try_later(self, now_ms: int) -> Sequence[Effect]:
         self.wake_at = now_ms + self._retry_ms

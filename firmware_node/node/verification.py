@@ -54,7 +54,7 @@ def verify_image(data: bytes, settings: DeviceSettings, keyring: Keyring) -> Ver
     """
     # 1
     try:
-        ota_file = decode_ota_file(data, settings.image_format)
+        ota_file = _decode(data, settings)
     except DecodeError as error:
         raise _refused("image_malformed", str(error)) from error
     header = ota_file.header
@@ -74,7 +74,7 @@ def verify_image(data: bytes, settings: DeviceSettings, keyring: Keyring) -> Ver
     # 5
     _check_manufacturer_signature(signed_digest, signature, settings, keyring)
     # 6
-    supplier = _check_supplier_signature(digest.digest(), ota_file, keyring)
+    supplier = _check_supplier_signature(digest.digest(), ota_file, settings, keyring)
     return VerifiedImage(
         image=header.image,
         format=ota_file.format,
@@ -87,6 +87,23 @@ def verify_image(data: bytes, settings: DeviceSettings, keyring: Keyring) -> Ver
         hardware_version_min=header.hardware_version_min,
         hardware_version_max=header.hardware_version_max,
     )
+
+
+def manufacturer_sha256(data: bytes, settings: DeviceSettings) -> bytes:
+    """The Manufacturer Image Hash of a file that need not be good, for the receipt alert.
+
+    Of a file that cannot be taken apart it is the hash of everything.
+    """
+    try:
+        span = _decode(data, settings).manufacturer_image
+    except DecodeError:
+        return hashlib.sha256(data).digest()
+    return hashlib.sha256(data[span.offset : span.end]).digest()
+
+
+def _decode(data: bytes, settings: DeviceSettings) -> OtaFile:
+    """A PPMID's image never has a supplier's tail, whatever its octet -65 is (gbcs.md 1.3)."""
+    return decode_ota_file(data, settings.image_format, may_have_tail=settings.type.has_supplier)
 
 
 def _fingerprint(view: memoryview, span: Span, manufacturer_sha256: bytes) -> bytes:
@@ -167,12 +184,13 @@ def _check_manufacturer_signature(
 
 
 def _check_supplier_signature(
-    digest: bytes, ota_file: OtaFile, keyring: Keyring
+    digest: bytes, ota_file: OtaFile, settings: DeviceSettings, keyring: Keyring
 ) -> EntityId | None:
     """The supplier whose key verifies the tail; the signature names no signer, so each is tried."""
     if ota_file.supplier_signature is None:
         return None
-    for supplier in keyring.find(Role.SUPPLIER):
+    known = (settings.supplier,) if settings.supplier else keyring.find(Role.SUPPLIER)
+    for supplier in known:
         try:
             key = keyring.verify_key(supplier)
         except KeyMissingError:

@@ -38,13 +38,14 @@ def table(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def event(document: Mapping[str, Any]) -> None:
-    """One notification a line."""
+    """One notification, or one entry of a device's log, a line."""
+    name = document.get("name") or document.get("code", "")
     rest = " ".join(
-        f"{name}={_plain(value)}"
-        for name, value in document.items()
-        if name not in ("n", "at", "name")
+        f"{key}={_plain(value)}"
+        for key, value in document.items()
+        if key not in ("n", "at", "name", "code")
     )
-    print(f"{document['at']}  {document['name']:<22}  {rest}".rstrip(), flush=True)
+    print(f"{document.get('at') or '-'}  {name:<22}  {rest}".rstrip(), flush=True)
 
 
 def request_progress(document: Mapping[str, Any]) -> None:

@@ -93,10 +93,11 @@ class Reader:
         if octets == NEVER_TEXT:
             return None
         try:
-            # strptime would also take a small z.
             if len(octets) != 15 or not octets[:14].isdigit() or octets[14:] != b"Z":
                 raise ValueError
-            moment = datetime.datetime.strptime(octets.decode("ascii"), "%Y%m%d%H%M%SZ")
+            month, day, hour, minute, second = (int(octets[i : i + 2]) for i in range(4, 14, 2))
+            # strptime takes ten times as long.
+            moment = datetime.datetime(int(octets[:4]), month, day, hour, minute, second)
         except ValueError as error:
             raise self._error(self._at - len(octets), "no YYYYMMDDhhmmssZ") from error
         return int((moment - _EPOCH).total_seconds())

@@ -27,6 +27,7 @@ SUB_ELEMENTS_MAX = 32  # a file with more tags than are defined is no firmware
 SUPPLIER_TAIL_SIZE = 66  # forceReplace, 0x40, signature (gbcs.md 2.3)
 SIGNATURE_SIZE = 64
 
+_STACK_ADDRESSES = range(0x2000_0000, 0x4000_0000)  # internal RAM of a Cortex-M
 _SECURITY_CREDENTIAL = 0x0001
 _DESTINATION = 0x0002
 _HARDWARE_VERSIONS = 0x0004
@@ -171,13 +172,17 @@ def encode_ota_header(header: OtaHeader) -> bytes:
     return octets
 
 
-def decode_ota_file(data: bytes, image_format: ImageFormat | None = None) -> OtaFile:
+def decode_ota_file(
+    data: bytes, image_format: ImageFormat | None = None, *, may_have_tail: bool = True
+) -> OtaFile:
     """Read a whole OTA file.
 
     With no ``image_format`` the shape is told from the octets: a body that begins with tag 0x0000
-    and is not blank is a ZigBee file, and then the whole chain of sub-elements must add up; else
-    0x40 at octet -65 makes it supplier-signed; else it is plain. Our own choice: GBCS knows the
-    shape from the service request, a device does not.
+    and is not blank is a ZigBee file, and then the whole chain of sub-elements must add up; else,
+    where a supplier's tail may be, 0x40 at octet -65 makes it supplier-signed; else it is plain.
+    Our own choice: GBCS knows the shape from the service request, a device does not.
+    A stack address such as 0x20010000, with which the images of many controllers begin, looks like
+    tag 0x0000 as well; it is one where the size behind the tag does not fit the file.
 
     Raises:
         DecodeError: any size, length or tag does not agree with the rest.
@@ -192,7 +197,7 @@ def decode_ota_file(data: bytes, image_format: ImageFormat | None = None) -> Ota
     start = header.header_length
     if len(data) == start:
         raise DecodeError("OTA file", start, "no image follows the header")
-    match image_format or _tell_format(data, start):
+    match image_format or _tell_format(data, start, may_have_tail):
         case ImageFormat.ZIGBEE:
             return _decode_zigbee(data, header)
         case ImageFormat.GB_SUPPLIER_SIGNED:
@@ -229,12 +234,14 @@ def _with_total_size(header: OtaHeader, body: bytes) -> bytes:
     return bytes(octets)
 
 
-def _tell_format(data: bytes, start: int) -> ImageFormat:
+def _tell_format(data: bytes, start: int, may_have_tail: bool) -> ImageFormat:
     if data[start : start + 2] == b"\0\0" and any(data[start + 2 : start + 22]):
-        return ImageFormat.ZIGBEE
-    if len(data) > start + SUPPLIER_TAIL_SIZE and data[-65] == SIGNATURE_SIZE:
-        return ImageFormat.GB_SUPPLIER_SIGNED
-    return ImageFormat.GB_PLAIN
+        size = int.from_bytes(data[start + 2 : start + 6], "little")
+        address = int.from_bytes(data[start : start + 4], "little")
+        if size <= len(data) - start - 6 or address not in _STACK_ADDRESSES:
+            return ImageFormat.ZIGBEE
+    has_tail = len(data) > start + SUPPLIER_TAIL_SIZE and data[-65] == SIGNATURE_SIZE
+    return ImageFormat.GB_SUPPLIER_SIGNED if may_have_tail and has_tail else ImageFormat.GB_PLAIN
 
 
 def _decode_supplier_signed(data: bytes, header: OtaHeader) -> OtaFile:

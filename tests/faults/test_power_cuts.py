@@ -18,7 +18,7 @@ from firmware_node.rig.comms_hub import CommsHub, HubSettings
 from firmware_node.rig.head_end import HeadEnd
 from firmware_node.rig.memory_storage import Medium, MemoryStorage, PowerCut
 from firmware_node.rig.world import Home, SeededEntropy, World
-from firmware_node.terms import BankId
+from firmware_node.terms import BankId, DeviceSettings
 from firmware_node.wire.manufacturer_image import Manifest
 from firmware_node.wire.ota_file import decode_ota_header
 
@@ -36,7 +36,8 @@ FACTORY = image(1)
 class Survivor:
     """A device on a medium whose supply goes when the plan says so."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, settings: DeviceSettings = SETTINGS) -> None:
+        self.settings = settings
         self.medium = Medium(96 * 1024, seed=seed)
         self.world = World(seed)
         hub = CommsHub(HubSettings(HUB, ACB, utc=800_000_000), KEYS)
@@ -47,7 +48,7 @@ class Survivor:
 
     def _make(self) -> tuple[Machine, Storage]:
         storage = MemoryStorage(self.medium)
-        device = Device(SETTINGS, storage, KEYS, SeededEntropy(1), factory_image=FACTORY)
+        device = Device(self.settings, storage, KEYS, SeededEntropy(1), factory_image=FACTORY)
         return device, storage
 
     def through(self, happen: Callable[[], object]) -> None:
@@ -63,12 +64,14 @@ class Survivor:
                 return
 
     def start(self) -> None:
-        self.through(lambda: setattr(self, "home", self.world.add(PPMID, self._make)))
+        self.through(
+            lambda: setattr(self, "home", self.world.add(self.settings.entity_id, self._make))
+        )
 
     def _start_again(self) -> None:
-        home = self.world.homes.get(PPMID)
+        home = self.world.homes.get(self.settings.entity_id)
         if home is None:
-            self.home = self.world.add(PPMID, self._make)
+            self.home = self.world.add(self.settings.entity_id, self._make)
         else:
             self.home = home
             self.world.restart(home)
@@ -99,7 +102,7 @@ class Survivor:
         octets = bytes(self.medium.banks[bank])
         size = decode_ota_header(octets).total_image_size
         try:
-            return verify_image(octets[:size], SETTINGS, KEYS).image.file_version
+            return verify_image(octets[:size], self.settings, KEYS).image.file_version
         except RefusedError as error:
             raise AssertionError(f"the running bank does not verify: {error}") from error
 

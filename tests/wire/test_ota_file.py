@@ -367,3 +367,17 @@ def test_broken_chain_behind_tag_0_is_refused_and_not_taken_for_plain() -> None:
 def test_building_puts_the_total_size_in_place_of_what_was_given() -> None:
     data = build_gb_plain(replace(HEADER, total_image_size=7, header_length=99), IMAGE)
     assert data == PLAIN
+
+
+def test_an_image_that_begins_with_a_stack_address_is_no_chain_of_sub_elements() -> None:
+    image = bytes.fromhex("00000120c1010008") + bytes(range(64))
+    file = build_gb_plain(OtaHeader(ImageKey(0x121D, 0x0084, 2)), image)
+    assert decode_ota_file(file).format is ImageFormat.GB_PLAIN
+
+
+def test_a_plain_image_with_the_tail_s_octet_by_chance_is_plain_where_no_tail_may_be() -> None:
+    image = bytes(range(100, 200)) + b"\x40" + bytes(64)
+    file = build_gb_plain(OtaHeader(ImageKey(0x121D, 0x0084, 2)), image)
+    assert decode_ota_file(file).format is ImageFormat.GB_SUPPLIER_SIGNED
+    decoded = decode_ota_file(file, may_have_tail=False)
+    assert (decoded.format, decoded.manufacturer_image.size) == (ImageFormat.GB_PLAIN, len(image))

@@ -70,8 +70,10 @@ def request_progress(document: Mapping[str, Any]) -> None:
 def message(document: Mapping[str, Any]) -> str:
     """A GBCS message in one line."""
     code = f" {document['alert_code']}" if "alert_code" in document else ""
+    name, kind = document["use_case"], document["kind"]
+    named = name if kind in name else f"{name} {kind}"  # an alert of its own has it in its name
     return (
-        f"{document['use_case']} {document['kind']}{code} from {document['originator']}: "
+        f"{named}{code} from {document['originator']}: "
         f"{_meaning(document)} (signature {document['signature']}, MAC {document['mac']})"
     )
 

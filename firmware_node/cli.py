@@ -330,6 +330,8 @@ def _dcc_send(args: argparse.Namespace) -> int:
     else:
         if args.pre_command_only and "pre_command" in answer:
             print(answer["pre_command"])
+        if "local_command" in answer:
+            print(answer["local_command"])
         print(f"result: {answer['result']}")
     return 1 if answer["result"] == "failed" else 0
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from firmware_node.adapters.dcc_exchange import (
     ACTIVATION,
@@ -35,6 +36,9 @@ from firmware_node.tools.products import ProductList, parse_products
 from firmware_node.wire.gbcs import Cra, decode_message
 from firmware_node.wire.ota_file import decode_ota_file, decode_ota_header
 
+REMEMBERED_MAX = (
+    50_000  # users, requests and devices, as many as one request names; then the oldest goes
+)
 _TRANSFER_ENDED = ("transferred", "discarded", "hardware_mismatch", "transfer_failed")
 _SUPPLIERS_ONLY = (duis.UPDATE_FIRMWARE, duis.ACTIVATE_FIRMWARE, duis.UPDATE_PPMID_FIRMWARE)
 _FORMATS = {
@@ -45,6 +49,8 @@ _STEPS = {
     duis.UPDATE_FIRMWARE: (TRANSFER, RECEIPT),
     duis.UPDATE_PPMID_FIRMWARE: (TRANSFER, ACTIVATION),
 }
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class Dcc:
@@ -68,7 +74,8 @@ class Dcc:
         self._utc = utc
         self._writer = duis.Writer(broker, keyring, first_counter)
         self._counters: dict[EntityId, int] = {}  # the highest of each user
-        self._transformed: set[str] = set()  # requests whose signed Pre-Command may follow
+        # Requests whose signed Pre-Command may follow.
+        self._transformed: dict[str, None] = {}
         self._in_progress: dict[EntityId, str] = {}  # request id by device
         self._estate = eligibility.Estate(
             {EntityId.parse(entry.entity_id): entry for entry in section.inventory},
@@ -156,14 +163,14 @@ class Dcc:
         last = self._counters.get(user)
         follows = request.signed_pre_command is not None
         if follows and request.request_id in self._transformed:
-            self._transformed.discard(request.request_id)
+            del self._transformed[request.request_id]
         elif last is not None and request.counter <= last:
             ruling.broken(
                 "request_rules",
                 f"counter {request.counter} is not above {last}, the last one of {user}",
                 duis.REFUSED,
             )
-        self._counters[user] = max(last or 0, request.counter)
+        _remember(self._counters, user, max(last or 0, request.counter))
 
     def _update(self, request: duis.ServiceRequest, head: Document, ruling: _Ruling) -> Exchange:
         """SR 11.1 and 11.4: an offer for the devices that nothing is wrong with."""
@@ -205,7 +212,8 @@ class Dcc:
                 code=code,
             )
             first.append(reply_document(reply, f"response {code}"))
-        self._in_progress.update(dict.fromkeys(devices, request.request_id))
+        for device in devices:
+            _remember(self._in_progress, device, request.request_id)
         return self._exchange(order, head, first)
 
     def _read_image(
@@ -236,7 +244,7 @@ class Dcc:
         if ruling.error is not None:
             return self._refused(order, head, ruling)
         pre_command = duis.transform(request)
-        self._transformed.add(request.request_id)
+        _remember(self._transformed, request.request_id, None)
         version = self._estate.gbcs_version_of(request.target)
         reply = self._writer.response(
             request.request_id,
@@ -369,6 +377,13 @@ class _Ruling:
         """Nothing will be done."""
         if self.error is None:
             self.error, self.code = reason, code
+
+
+def _remember(kept: dict[K, V], key: K, value: V) -> None:
+    kept.pop(key, None)
+    while len(kept) >= REMEMBERED_MAX:
+        del kept[next(iter(kept))]
+    kept[key] = value
 
 
 def _read_products(path: str | None) -> ProductList | None:

@@ -128,7 +128,11 @@ class Exchange:
             return []
         if not self.order.sends:
             self._open.clear()
-        return [self._response(duis.local_command(message))]
+        text = "the command, for local delivery"
+        return [
+            {"local_command": message.hex()},
+            self._response(duis.local_command(message), text=text),
+        ]
 
     def take_delivery(self, effect: Delivered) -> list[Document]:
         """What the hub says of an offer or of a message on its way."""
@@ -147,7 +151,8 @@ class Exchange:
         elif status in _NOT_CARRIED:
             self._end(device)
             if self.order.reference is not None:
-                documents.append(self._response(code=duis.UNABLE_TO_COMMUNICATE))
+                text = f"{device} cannot be reached"
+                documents.append(self._response(code=duis.UNABLE_TO_COMMUNICATE, text=text))
         if status in _DISCARDED or status == "transfer_failed":
             self._end(device, keep=() if status in _DISCARDED else (RECEIPT,))
         return documents
@@ -178,7 +183,8 @@ class Exchange:
         if waited and not self.done:
             is_command = self.order.reference in _REFERENCES.values()
             if is_command and any(step == ANSWER for _, step in self._open):
-                documents.append(self._response(code=duis.NO_RESPONSE))
+                text = "no response in that time"
+                documents.append(self._response(code=duis.NO_RESPONSE, text=text))
             self.failed = True
         accepted = "accepted" if not waited and self._open else "ok"
         documents.append({"result": "failed" if self.failed else accepted})
@@ -203,7 +209,10 @@ class Exchange:
         if of_request != self.order.request_id:
             return checked.originator, "", True
         match code:
-            case fm.CCS08_FIRMWARE_TRANSFER if "entity_id" in fields:
+            # A device that speaks as the hub is no hub, however well it signs.
+            case fm.CCS08_FIRMWARE_TRANSFER if (
+                "entity_id" in fields and checked.originator == self._hub
+            ):
                 about = EntityId.parse(str(fields["entity_id"]))
                 return about, TRANSFER, fields["response_code"] == fm.FILE_TRANSFER_SUCCESS
             case fm.CS09_ACTIVATION_ALERT:
@@ -239,13 +248,14 @@ class Exchange:
 
     # --- what the user is told --------------------------------------------------------------------
 
-    def _response(self, *content: duis.Tree, code: str = duis.SUCCESS) -> Document:
+    def _response(self, *content: duis.Tree, text: str, code: str = duis.SUCCESS) -> Document:
         reference = self.order.reference
         assert reference is not None
         return reply_document(
             self._writer.response(
                 self.order.request_id, reference, self._utc(), *content, code=code
-            )
+            ),
+            text,
         )
 
     def _delivery_status(self, device: EntityId, status: str) -> list[Document]:

@@ -309,6 +309,16 @@ def test_every_device_of_the_list_is_waited_for() -> None:
     assert case.end() == "failed"  # one of them said no
 
 
+def test_a_device_that_speaks_as_the_hub_answers_nothing() -> None:
+    case = Desk().post(update())
+    success = fm.FirmwareTransferAlert(fm.TRANSFER_SUCCESS, UTC, PPMID, 2, 0)
+    payload = fm.encode_ccs08_alert(success)
+    case.arrive(alert(PPMID, BROKER, fm.CCS08_FIRMWARE_TRANSFER, payload))
+    case.arrive(activation())
+    assert not case.done()
+    assert case.end() == "failed"
+
+
 def test_without_waiting_the_request_is_accepted() -> None:
     case = Desk().post(update())
     case.deliver(PPMID, "offered")
@@ -456,6 +466,7 @@ def test_command_variants_say_whether_a_command_is_sent_or_returned(
     assert ("response LocalCommand" in case.names()) is (variant != 1)
     assert case.done() is (variant == 2)
     if variant != 1:
+        assert [entry for entry in case.documents if "local_command" in entry]
         xml = [entry["response"]["xml"] for entry in case.documents if "response" in entry][-1]
         command = decode_message(duis.read_gbcs_payload(xml.encode()))
         assert command.header.message_code == fm.CS08_READ_VERSION

@@ -233,10 +233,10 @@ def add(parent: etree._Element, name: str, text: str | None = None) -> etree._El
     return child
 
 
-def new_root(name: str, schema_version: str = SCHEMA_VERSION) -> etree._Element:
+def new_root(name: str) -> etree._Element:
     """An empty document."""
     return etree.Element(
-        f"{{{SR}}}{name}", nsmap={"sr": SR, "ds": DS}, schemaVersion=schema_version
+        f"{{{SR}}}{name}", nsmap={"sr": SR, "ds": DS}, schemaVersion=SCHEMA_VERSION
     )
 
 

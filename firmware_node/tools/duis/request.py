@@ -75,7 +75,6 @@ class ServiceRequest:
     executes_at: int | None = None  # seconds since 2000-01-01; None: at once, or cancels
     cancels: bool = False
     signed_pre_command: bytes | None = None  # 11.3 with command variant 5, 6 or 7
-    schema_version: str = document.SCHEMA_VERSION
 
     @property
     def to_devices(self) -> bool:
@@ -125,7 +124,6 @@ def parse_request(data: bytes) -> ServiceRequest:
     request_id = header["RequestID"].strip()
     originator, target, counter = document.parse_request_id(request_id)
     common = (request_id, originator, target, counter, int(variant), reference)
-    version = str(root.get("schemaVersion")).strip()
     match reference:
         case "11.1" | "11.4":
             values = document.fields(body, *_UPDATE_FIELDS)
@@ -138,7 +136,6 @@ def parse_request(data: bytes) -> ServiceRequest:
                     "FirmwareImage", values["FirmwareImage"], IMAGE_SIZE_MAX
                 ),
                 firmware_version=_firmware_version(values["FirmwareVersion"]),
-                schema_version=version,
             )
         case "11.3":
             if counter > GBCS_COUNTER_MAX:
@@ -154,7 +151,6 @@ def parse_request(data: bytes) -> ServiceRequest:
                     signed_pre_command=document.parse_base64(
                         "GBCSPayload", payload, GBCS_PAYLOAD_SIZE_MAX
                     ),
-                    schema_version=version,
                 )
             values = document.fields(body, "ExecutionDateTime?", "FirmwareHash")
             executes_at, cancels = None, False
@@ -169,14 +165,13 @@ def parse_request(data: bytes) -> ServiceRequest:
                 hash=_hash(values["FirmwareHash"]),
                 executes_at=None if cancels else executes_at,
                 cancels=cancels,
-                schema_version=version,
             )
         case _:
             if document.children(body, "ExecutionDateTime?"):
                 raise ConfigError(
                     "DUIS: ExecutionDateTime: a reading that the DSP puts off is not carried out"
                 )
-            return ServiceRequest(*common, devices=(target,), schema_version=version)
+            return ServiceRequest(*common, devices=(target,))
 
 
 def signature_state(data: bytes, keyring: Keyring) -> str:

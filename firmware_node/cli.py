@@ -219,14 +219,34 @@ def _key_verbs(verbs: Any) -> None:
     create.add_argument("directory", type=Path)
     create.add_argument("--seed", help="the same keys every time")
     create.add_argument("--device", action="append", help="a further device's entity id")
+    create.add_argument(
+        "--days",
+        type=int,
+        help="how long organisations' certificates hold; with --seed from 2020",
+    )
     show = _verb(keys, "show", _keys_show, "what a key folder holds")
     show.add_argument("directory")
     show.add_argument("--json", action="store_true")
-    gbcs = _group(verbs, "gbcs", "read GBCS messages")
-    decode = _verb(gbcs, "decode", _gbcs_decode, "decode and verify")
-    decode.add_argument("paths", nargs="+", metavar="PATH")
-    decode.add_argument("--keys", metavar="DIR")
-    decode.add_argument("--json", action="store_true")
+    gbcs = _group(verbs, "gbcs", "read GBCS messages, and make bad ones")
+    decode = _verb(gbcs, "decode", _gbcs_decode, "what messages say, and whether they hold")
+    verify = _verb(gbcs, "verify", _gbcs_verify, "whether all of them hold; a table by use case")
+    for verb in (decode, verify):
+        verb.add_argument("paths", nargs="+", metavar="PATH", help="file, folder, or - for stdin")
+        verb.add_argument("--json", action="store_true")
+    verify.add_argument(
+        "--strict", action="store_true", help="a missing key or a broken payload is a no as well"
+    )
+    verify.add_argument(
+        "--check-validity", action="store_true", help="a certificate outside its dates is a no"
+    )
+    mutate = _verb(gbcs, "mutate", _gbcs_mutate, "a named bad message from a good one")
+    mutate.add_argument("name", metavar="NAME", nargs="?", help="--list tells them")
+    mutate.add_argument("file", metavar="FILE", nargs="?")
+    mutate.add_argument("--list", action="store_true", help="every name, and what a device answers")
+    mutate.add_argument("-o", "--output", metavar="OUT", default="-", help="hexadecimal digits")
+    for verb in (decode, verify, mutate):
+        verb.add_argument("--keys", metavar="DIR")
+        verb.add_argument("--at", metavar="TIME", type=_moment, help="judge dates then, not now")
 
 
 _KINDS = ["gb-supplier-signed", "gb-plain", "zigbee"]
@@ -237,6 +257,24 @@ def _number(text: str) -> int:
         if 0 <= int(text, 0) <= 0xFFFF:
             return int(text, 0)
     raise argparse.ArgumentTypeError(f"found {text!r}, expected 0 to 0xFFFF")
+
+
+def _moment(text: str) -> int:
+    """RFC 3339 as seconds since 2000-01-01."""
+    from datetime import UTC, datetime
+
+    with contextlib.suppress(ValueError):
+        moment = datetime.fromisoformat(text)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return int((moment - datetime(2000, 1, 1, tzinfo=UTC)).total_seconds())
+    raise argparse.ArgumentTypeError(f"found {text!r}, expected RFC 3339")
+
+
+def _now(args: argparse.Namespace) -> int:
+    """``--at``, or the clock, in seconds since 2000-01-01."""
+    import time
+
+    return int(time.time()) - 946_684_800 if args.at is None else args.at
 
 
 def _hex_version(text: str) -> int:
@@ -604,11 +642,12 @@ def _image_load(args: argparse.Namespace) -> int:
 
 def _keys_create(args: argparse.Namespace) -> int:
     from firmware_node.terms import EntityId
-    from firmware_node.tools.keys import DEVICES, build_keys
+    from firmware_node.tools.keys import DAYS_DEFAULT, DEVICES, build_keys
 
     devices = [*DEVICES, *(EntityId.parse(text) for text in args.device or ())]
     seed = None if args.seed is None else str(args.seed).encode()
-    files = build_keys(seed, devices=list(dict.fromkeys(devices)))
+    days = DAYS_DEFAULT if args.days is None else args.days
+    files = build_keys(seed, devices=list(dict.fromkeys(devices)), days=days)
     try:
         args.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         if any(args.directory.iterdir()):
@@ -626,11 +665,12 @@ def _keys_create(args: argparse.Namespace) -> int:
 
 def _keys_show(args: argparse.Namespace) -> int:
     import dataclasses
+    from datetime import UTC, datetime
 
     from firmware_node.tools import render
     from firmware_node.tools.keys import show
 
-    rows = [dataclasses.asdict(row) for row in show(_keyring(args.directory))]
+    rows = [dataclasses.asdict(row) for row in show(_keyring(args.directory), datetime.now(UTC))]
     if args.json:
         print(json.dumps(rows))
     else:
@@ -640,36 +680,74 @@ def _keys_show(args: argparse.Namespace) -> int:
 
 def _gbcs_decode(args: argparse.Namespace) -> int:
     from firmware_node.crypto import Keyring
-    from firmware_node.tools import render
     from firmware_node.tools.decode import decode_file
+    from firmware_node.tools.decode_text import text
 
     keyring = _maybe_keyring(args.keys) or Keyring({})
     bad = False
     for name, data in _inputs(args.paths):
-        line = decode_file(name, data, keyring)
-        bad |= "error" in line
-        if args.json:
-            print(json.dumps(line))
-        else:
-            render.fields(line)
+        for line in decode_file(name, data, keyring, _now(args)):
+            bad |= "error" in line
+            print(json.dumps(line) if args.json else text(line) + "\n")
     return 1 if bad else 0
+
+
+def _gbcs_verify(args: argparse.Namespace) -> int:
+    from firmware_node.crypto import Keyring
+    from firmware_node.tools import render
+    from firmware_node.tools.decode import decode_file
+    from firmware_node.tools.verify import Tally
+
+    keyring = _maybe_keyring(args.keys) or Keyring({})
+    tally = Tally(strict=args.strict, check_validity=args.check_validity)
+    for name, data in _inputs(args.paths):
+        tally.add(decode_file(name, data, keyring, _now(args)))
+    if args.json:
+        print(json.dumps(tally.document()))
+    else:
+        render.table(tally.table())
+        print("\n".join(("", *tally.failures(), "valid" if tally.is_good else "not valid")))
+    return 0 if tally.is_good else 1
+
+
+def _gbcs_mutate(args: argparse.Namespace) -> int:
+    from firmware_node.crypto import Keyring
+    from firmware_node.tools import render
+    from firmware_node.tools.decode_input import parts_of
+    from firmware_node.tools.gbcs_mutations import MUTATIONS, mutate
+
+    if args.list:
+        rows = [{"name": name, "a device": row.answer} for name, row in MUTATIONS.items()]
+        render.table(rows)
+        return 0
+    if args.file is None:
+        raise ConfigError("usage: firmware-node gbcs mutate NAME FILE, or gbcs mutate --list")
+    parts = [part for _, data in _inputs([args.file]) for part in parts_of(data)]
+    if len(parts) != 1:
+        raise ConfigError(f"{args.file}: expected one message, found {len(parts)}")
+    keyring = _maybe_keyring(args.keys) or Keyring({})
+    messages = mutate(parts[0].octets, args.name, keyring, _now(args))
+    _write(args.output, "".join(f"{octets.hex()}\n" for octets in messages).encode())
+    return 0
 
 
 def _inputs(paths: Sequence[str]) -> Iterator[tuple[str, bytes]]:
     """Files in the order given, folders recursively and sorted, ``-`` for standard input."""
+    from firmware_node.tools.decode_input import FILE_SIZE_MAX
+
     for text in paths:
-        path = Path(text)
         if text == "-":
-            yield "-", sys.stdin.buffer.read()
-        elif path.is_dir():
-            for entry in sorted(path.rglob("*")):
-                if entry.is_file():
-                    yield str(entry), entry.read_bytes()
-        else:
+            yield "-", sys.stdin.buffer.read(FILE_SIZE_MAX + 1)
+            continue
+        path = Path(text)
+        files = sorted(entry for entry in path.rglob("*") if entry.is_file())
+        for name in map(str, files) if path.is_dir() else (text,):
             try:
-                yield text, path.read_bytes()
+                with open(name, "rb") as file:
+                    data = file.read(FILE_SIZE_MAX + 1)
             except OSError as error:
-                raise ConfigError(f"{text}: {error.strerror}") from error
+                raise ConfigError(f"{name}: {error.strerror}") from error
+            yield name, data
 
 
 # --- a running daemon -----------------------------------------------------------------------------

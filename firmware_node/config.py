@@ -64,6 +64,7 @@ class KeysSection:
     """``[keys]``."""
 
     directory: str
+    check_validity: bool = False  # a certificate outside its dates is no key (gbcs.md 4.8)
 
 
 @dataclass(frozen=True)

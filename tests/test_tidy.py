@@ -59,8 +59,9 @@ MAY_USE_SEEDED_RANDOM = ("rig.world", "rig.faults")
 ONLY_IMPORTED_IN = {
     "cryptography": ("crypto",),
     "construct": ("wire.ota_file", "wire.manufacturer_image"),
-    "lxml": tuple(
-        f"tools.duis.{name}" for name in ("document", "request", "response", "signature")
+    "lxml": (
+        *(f"tools.duis.{name}" for name in ("document", "request", "response", "signature")),
+        "tools.decode_input",
     ),
     "signxml": ("tools.duis.signature",),
     "h11": ("adapters.control",),

@@ -57,8 +57,13 @@ _log = logging.getLogger(__name__)
 
 
 def run_hub(config: HubConfig) -> int:
-    """Run until stopped; the exit code."""
+    """Run until stopped; the exit code.
+
+    With ``check_validity`` the dates of certificates are judged once, at the start.
+    """
     keyring = Keyring(read_key_folder(config.keys.directory))
+    if config.keys.check_validity:
+        keyring = keyring.at(utc_now())
     return asyncio.run(HubDaemon(config, keyring).main())
 
 

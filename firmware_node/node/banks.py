@@ -43,6 +43,7 @@ _LOST = "lost"
 _FLOOR = "floor"
 _BOOT = "boot"
 _REJECTS = "rejects"
+_KEY_MISSING = ("manufacturer_key_missing", "supplier_key_missing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,13 +186,14 @@ class Banks:
         verified, cause = self._verify_running(notes), ""
         if was.trial and not self._boot.trial:
             cause = "bank_fault"
-        elif was.trial and was.tries >= self._settings.activation.trial_starts_max:
-            cause = "start_limit"
-            self.revert(cause)
-            verified = self._verify_running(notes)
-        elif was.trial:
-            was.tries += 1
-            self._store_boot()
+        elif was.trial and verified is not None:  # else its key is missing, and it does not start
+            if was.tries >= self._settings.activation.trial_starts_max:
+                cause = "start_limit"
+                self.revert(cause)
+                verified = self._verify_running(notes)
+            else:
+                was.tries += 1
+                self._store_boot()
         if verified is not None:
             self._image, self.manifest = verified.image, verified.manifest
         self._check_spare(notes)
@@ -201,7 +203,7 @@ class Banks:
             running=self.running,
             image=self._image,
             manifest=self.manifest,
-            trial=self._boot.trial,
+            trial=self._boot.trial and verified is not None,
             reverted=bool(cause),
             outcome=outcome if cause else None,
             cause=cause,
@@ -296,7 +298,7 @@ class Banks:
                     self._check_way_out(bank, verified)
             except RefusedError as error:
                 notes.add("bank_fault", bank=bank.value, cause=error.cause, reason=error.reason)
-                if error.cause == "manufacturer_key_missing":
+                if error.cause in _KEY_MISSING:
                     # The key folder is at fault, and no bank is given up for that.
                     notes.add("nothing_to_run", reason=error.reason)
                     return None
@@ -308,7 +310,12 @@ class Banks:
                 state = BankState.TRIAL if self._boot.trial else BankState.CONFIRMED
                 self._store_view(bank, _view_of(verified, state))
             return verified
-        return self._restore_factory(notes)
+        restored = self._restore_factory(notes)
+        if restored is None and self._boot.trial:  # nothing is left to go back to
+            self._store_view(self.running, BankView(BankState.EMPTY))
+            self._boot = _Boot(self.running)
+            self._store_boot()
+        return restored
 
     def _check_way_out(self, bank: BankId, verified: VerifiedImage) -> None:
         """An image that ran before may run again; one that never did must be permitted to."""
@@ -350,7 +357,7 @@ class Banks:
             self._check(self.spare)
         except RefusedError as error:
             notes.add("bank_fault", bank=self.spare.value, cause=error.cause, reason=error.reason)
-            if error.cause != "manufacturer_key_missing":
+            if error.cause not in _KEY_MISSING:
                 self._store_view(self.spare, BankView(BankState.EMPTY))
 
     # --- the spare bank ---------------------------------------------------------------------------

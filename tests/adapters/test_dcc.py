@@ -27,6 +27,7 @@ from firmware_node.rig.head_end import HeadEnd
 from firmware_node.sealing import seal_maced, seal_signed
 from firmware_node.terms import EntityId, ImageFormat, ImageKey
 from firmware_node.tools import duis
+from firmware_node.tools.decode_input import parts_of
 from firmware_node.tools.image import build_image
 from firmware_node.tools.keys import build_keys
 from firmware_node.wire import firmware_messages as fm
@@ -468,7 +469,7 @@ def test_command_variants_say_whether_a_command_is_sent_or_returned(
     if variant != 1:
         assert [entry for entry in case.documents if "local_command" in entry]
         xml = [entry["response"]["xml"] for entry in case.documents if "response" in entry][-1]
-        command = decode_message(duis.read_gbcs_payload(xml.encode()))
+        command = decode_message(parts_of(xml.encode())[0].octets)
         assert command.header.message_code == fm.CS08_READ_VERSION
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 from lxml import etree
-from test_duis import ESME, KEYRING, KEYS, PPMID, SUPPLIER, published, update
-from vectors import needs_vectors
+from test_duis import ESME, KEYRING, KEYS, PPMID, SUPPLIER
 
 from firmware_node.crypto import Keyring
-from firmware_node.errors import ConfigError
 from firmware_node.terms import EntityId
 from firmware_node.tools import duis
+from firmware_node.tools.decode_input import parts_of
 from firmware_node.tools.duis import document, signature
 from firmware_node.tools.duis.response import Reply, Writer
 
@@ -64,7 +63,7 @@ def test_a_service_response_carries_the_gbcs_payload(writer: Writer) -> None:
         header("I0", REQUEST_ID, RESPONSE_ID),
         ("Body", [("ResponseMessage", [*REFERENCE, payload])]),
     ]
-    assert duis.read_gbcs_payload(reply.xml) == MESSAGE
+    assert parts_of(reply.xml)[0].octets == MESSAGE
 
 
 @pytest.mark.parametrize(
@@ -94,7 +93,7 @@ def test_each_content_has_its_elements_in_order(
     found = root.find(f".//{{{document.SR}}}{inside[0]}")
     assert found is not None
     assert [etree.QName(child).localname for child in found] == inside[1]
-    assert duis.read_gbcs_payload(reply.xml) == MESSAGE
+    assert parts_of(reply.xml)[0].octets == MESSAGE
 
 
 @pytest.mark.parametrize(
@@ -145,17 +144,3 @@ def test_answers_are_signed_by_the_broker_or_by_nobody(writer: Writer) -> None:
     unsigned = Writer(BROKER, public, 1).acknowledgement(ID, "11.3", AT)
     assert b"Signature" not in unsigned.xml
     assert shape(unsigned) == shape(reply)
-
-
-def test_a_document_without_one_payload_gives_none(writer: Writer) -> None:
-    for data in (update(), writer.acknowledgement(ID, "11.3", AT).xml):
-        with pytest.raises(ConfigError, match="0 GBCSPayload"):
-            duis.read_gbcs_payload(data)
-    with pytest.raises(ConfigError, match="root element"):
-        duis.read_gbcs_payload(b"<x/>")
-
-
-@needs_vectors
-def test_published_requests_carry_no_payload() -> None:
-    with pytest.raises(ConfigError, match="0 GBCSPayload"):
-        duis.read_gbcs_payload(published("CS06_11.3_IMMEDIATE_SUCCESS"))

@@ -134,6 +134,28 @@ def test_time_that_is_no_calendar_second_is_refused(text: bytes) -> None:
         der.Reader(der.value(der.GENERALIZED_TIME, text), "test").time()
 
 
+def test_length_that_is_not_minimal_is_read_only_where_it_is_asked_for() -> None:
+    encoded = bytes.fromhex("308200 06 308103 020107".replace(" ", ""))
+    reader = der.Reader(encoded, "test", any_lengths=True)
+    inner = reader.sequence().sequence()
+    assert inner.integer() == 7
+    inner.end()
+    reader.end()
+    with pytest.raises(DecodeError, match="not minimal"):
+        der.Reader(encoded, "test").sequence()
+
+
+def test_value_with_another_tag_is_read_by_it_and_whole_where_wanted() -> None:
+    encoded = bytes.fromhex("830203e8 a203020104 0a0119".replace(" ", ""))
+    reader = der.Reader(encoded, "test")
+    assert reader.unsigned(1000, 0x83) == 1000
+    inner = reader.sequence(0xA2)
+    assert inner.element(der.INTEGER) == b"\2\1\4"
+    inner.end()
+    assert reader.unsigned(127, der.ENUMERATED) == 25
+    reader.end()
+
+
 @given(st.binary(max_size=40))
 def test_any_octets_give_a_value_or_a_decode_error(data: bytes) -> None:
     for read in ("integer", "null", "time", "sequence"):

@@ -42,7 +42,6 @@ from firmware_node.tools.duis.response import (
     gbcs_payload,
     local_command,
     pre_command,
-    read_gbcs_payload,
     warning_code,
 )
 
@@ -78,7 +77,6 @@ __all__ = [
     "parse_request",
     "parse_request_id",
     "pre_command",
-    "read_gbcs_payload",
     "read_signed_pre_command",
     "sign_pre_command",
     "signature_state",

@@ -15,10 +15,10 @@ from typing import TypeAlias
 from lxml import etree
 
 from firmware_node.crypto import Keyring
-from firmware_node.errors import ConfigError, KeyMissingError
+from firmware_node.errors import KeyMissingError
 from firmware_node.terms import EntityId
 from firmware_node.tools.duis import document, signature
-from firmware_node.tools.duis.request import GBCS_PAYLOAD_SIZE_MAX, UPDATE_FIRMWARE
+from firmware_node.tools.duis.request import UPDATE_FIRMWARE
 
 ACKNOWLEDGED = "I99"
 SUCCESS = "I0"
@@ -159,20 +159,6 @@ def firmware_warning(reference: str, lists: Mapping[str, Sequence[EntityId]]) ->
 def warning_code(reference: str, error: bool = False) -> str:
     """W110101, W110401, or the first error code beside it; which error is which is inferred."""
     return f"{'E' if error else 'W'}{reference.replace('.', '0')}01"
-
-
-def read_gbcs_payload(data: bytes) -> bytes:
-    """The GBCS message in a response, an alert or a signed Pre-Command request.
-
-    Raises:
-        ConfigError: no DUIS document, or not exactly one GBCSPayload in it.
-    """
-    root = document.parse(data, "Response", "Request")
-    found = list(root.iter(f"{{{document.SR}}}GBCSPayload"))
-    if len(found) != 1:
-        raise ConfigError(f"DUIS: {len(found)} GBCSPayload elements, expected one")
-    text = "".join(str(part) for part in found[0].itertext())
-    return document.parse_base64("GBCSPayload", text, GBCS_PAYLOAD_SIZE_MAX)
 
 
 def _reference(reference: str) -> tuple[Tree, ...]:

@@ -151,6 +151,9 @@ def _dcc_verbs(verbs: Any) -> None:
     send.add_argument(
         "--keys", metavar="DIR", help="11.3: sign with the User's key here, not with the hub's"
     )
+    send.add_argument(
+        "--to", metavar="ID", help="carry FILE to this device, whether it is a GBCS message or not"
+    )
     send.add_argument("--xml", metavar="DIR", type=Path, help="write each DUIS answer as a file")
     send.add_argument("--json", action="store_true")
     request = _verb(dcc, "request", _dcc_request, "write a signed service request")
@@ -387,6 +390,8 @@ def _send(
         query["limit_s"] = str(args.timeout)
     if stop:
         query["stop"] = "pre-command"
+    if args.to is not None:
+        query["to"] = args.to
     socket, ended = _hub_socket(args), False
     try:
         for document in _call(

@@ -31,6 +31,7 @@ from firmware_node.errors import ConfigError, DecodeError, KeyMissingError
 from firmware_node.sealing import Verdict, check_signature
 from firmware_node.terms import EntityId, ImageFormat, Role
 from firmware_node.tools import duis, eligibility
+from firmware_node.tools.decode_input import parts_of
 from firmware_node.tools.duis.document import request_id
 from firmware_node.tools.products import ProductList, parse_products
 from firmware_node.wire.gbcs import Cra, decode_message
@@ -92,12 +93,16 @@ class Dcc:
         """The Central Products List, if there is one."""
         return self._estate.products
 
-    def take(self, body: bytes) -> Exchange:
-        """What a user sent: a DUIS request, or a GBCS message as octets or hexadecimal digits.
+    def take(self, body: bytes, to: str | None = None) -> Exchange:
+        """What a user sent: a DUIS request, or a GBCS message in any form that ``decode`` takes.
+
+        ``to`` names the device that a message is for, which then may be no message at all.
 
         Raises:
             ConfigError: neither, or one that its schema refuses.
         """
+        if to is not None:
+            return self._octets(body, EntityId.parse(to))
         return self._request(body) if duis.is_request(body) else self._message(body)
 
     def go_on(self, exchange: Exchange, request: bytes) -> bytes | None:
@@ -315,10 +320,9 @@ class Dcc:
     def _message(self, body: bytes) -> Exchange:
         """A GBCS message is carried as it is: no rule is applied to it."""
         try:
-            text = body.strip()
-            data = bytes.fromhex(text.decode("ascii")) if text[:1] in b"Dd" else body
-            header = decode_message(data).header
-        except (ValueError, DecodeError) as error:
+            octets = _one_message(body)
+            header = decode_message(octets).header
+        except DecodeError as error:
             raise ConfigError(f"neither a DUIS request nor a GBCS message: {error}") from error
         order = Order(
             request_id(header.originator, header.recipient, header.originator_counter),
@@ -326,9 +330,29 @@ class Dcc:
             header.originator,
             (header.recipient,),
             (ANSWER,),
-            CarryMessage(header.recipient, data),
+            CarryMessage(header.recipient, octets),
             is_command=header.cra is Cra.COMMAND,
         )
+        return self._carried(order)
+
+    def _octets(self, body: bytes, device: EntityId) -> Exchange:
+        """An attack on a device: octets as they are, whatever they are."""
+        try:
+            octets = _one_message(body)
+        except DecodeError as error:
+            raise ConfigError(f"no message: {error}") from error
+        order = Order(
+            request_id(self._broker, device, 0),
+            None,
+            self._broker,
+            (device,),
+            (ANSWER,),
+            CarryMessage(device, octets),
+            is_command=False,
+        )
+        return self._carried(order)
+
+    def _carried(self, order: Order) -> Exchange:
         head: Document = {
             "request_id": order.request_id,
             "response_code": duis.ACKNOWLEDGED,
@@ -377,6 +401,13 @@ class _Ruling:
         """Nothing will be done."""
         if self.error is None:
             self.error, self.code = reason, code
+
+
+def _one_message(body: bytes) -> bytes:
+    parts = parts_of(body)
+    if len(parts) != 1:
+        raise DecodeError("file", 0, f"{len(parts)} messages, expected one")
+    return parts[0].octets
 
 
 def _remember(kept: dict[K, V], key: K, value: V) -> None:

@@ -14,16 +14,19 @@ alert after a failed transfer, is a straggler: it is waited for briefly.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from firmware_node.boundary import Delivered, Input, MessageChecked
+from firmware_node.boundary import CarryMessage, Delivered, Input, MessageChecked
 from firmware_node.config import DccSection
+from firmware_node.errors import DecodeError
 from firmware_node.terms import EntityId
 from firmware_node.tools import duis
 from firmware_node.tools.duis.document import date_time, request_id
 from firmware_node.wire import firmware_messages as fm
+from firmware_node.wire.gbcs import decode_message
 
 Document = dict[str, Any]
 
@@ -119,19 +122,19 @@ class Exchange:
         """The head and the first answers."""
         return [self.head, *self._first]
 
-    def take_command(
-        self, recipient: EntityId, message: bytes, code: int, counter: int
-    ) -> list[Document]:
+    def take_command(self, command: CarryMessage) -> list[Document]:
         """The command that the head end made of it, before it is sent."""
-        self._counters[recipient] = (code, counter)
+        with contextlib.suppress(DecodeError):  # carried as it is, it may be no message at all
+            header = decode_message(command.message).header
+            self._counters[command.recipient] = (header.message_code, header.originator_counter)
         if not self.order.returns:
             return []
         if not self.order.sends:
             self._open.clear()
         text = "the command, for local delivery"
         return [
-            {"local_command": message.hex()},
-            self._response(duis.local_command(message), text=text),
+            {"local_command": command.message.hex()},
+            self._response(duis.local_command(command.message), text=text),
         ]
 
     def take_delivery(self, effect: Delivered) -> list[Document]:

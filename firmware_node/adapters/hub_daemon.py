@@ -48,7 +48,6 @@ from firmware_node.errors import ConfigError
 from firmware_node.rig.comms_hub import CommsHub, HubSettings, Misbehaviour
 from firmware_node.rig.head_end import HeadEnd
 from firmware_node.terms import EntityId, Role
-from firmware_node.wire.gbcs import decode_message
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 WAIT_MAX_S = 7 * 24 * 3600
@@ -204,7 +203,7 @@ class HubDaemon:
         A Pre-Command that we can sign for its User is signed and sent, unless the caller wants to
         have it and no more.
         """
-        exchange = self._dcc.take(request.body)
+        exchange = self._dcc.take(request.body, request.query.get("to"))
         exchanges = [exchange]
         if exchange.pre_command is not None and request.query.get("stop") != "pre-command":
             signed = self._dcc.go_on(exchange, request.body)
@@ -236,13 +235,7 @@ class HubDaemon:
                 for document in begun.begin():
                     yield document
             for command in commands:
-                header = decode_message(command.message).header
-                for document in exchange.take_command(
-                    command.recipient,
-                    command.message,
-                    header.message_code,
-                    header.originator_counter,
-                ):
+                for document in exchange.take_command(command):
                     yield document
                 if exchange.order.sends:
                     self._driver.deliver(command)

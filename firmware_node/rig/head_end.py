@@ -70,7 +70,7 @@ class HeadEnd:
         """Advance by one input; see ``Machine``.
 
         Raises:
-            DecodeError: a message to carry or to MAC is none.
+            DecodeError: a message to MAC is none.
             KeyMissingError: no key agreement with the device is possible.
         """
         del now_ms  # nothing here depends on the time
@@ -81,11 +81,8 @@ class HeadEnd:
                 return self._read_version(item)
             case SendSigned():
                 return self._send_signed(item)
-            case CarryMessage(message=message):
-                header = decode_message(message).header
-                parties = f"{header.originator}:{header.recipient}"
-                self._expect(header, f"{parties}:{header.originator_counter}")
-                return (item,)
+            case CarryMessage():
+                return self._carry(item)
             case OfferImage():
                 for device in item.devices:
                     _forget_oldest(self._offers, OFFERS_MAX)
@@ -172,6 +169,16 @@ class HeadEnd:
         )
         self._expect(header, item.request_id)
         return (CarryMessage(header.recipient, message),)
+
+    def _carry(self, item: CarryMessage) -> Sequence[Effect]:
+        """Whatever it is; what is no message may be an attack, and no answer belongs to it."""
+        try:
+            header = decode_message(item.message).header
+        except DecodeError:
+            return (item,)
+        parties = f"{header.originator}:{header.recipient}"
+        self._expect(header, f"{parties}:{header.originator_counter}")
+        return (item,)
 
     def _expect(self, header: GroupingHeader, request_id: str) -> None:
         _forget_oldest(self._requests, REQUESTS_MAX)

@@ -82,20 +82,14 @@ class Desk:
         self.head_end = HeadEnd(BROKER, keyring, first_counter=5000)
         self.sent: list[bytes] = []
 
-    def post(self, body: bytes) -> Case:
+    def post(self, body: bytes, to: str | None = None) -> Case:
         """Take a request as the hub daemon does."""
-        exchange = self.dcc.take(body)
+        exchange = self.dcc.take(body, to)
         case = Case(self, exchange, exchange.begin())
         if exchange.order.item is not None:
             for effect in self.head_end.step(exchange.order.item, 0):
                 assert isinstance(effect, CarryMessage)
-                header = decode_message(effect.message).header
-                case.documents += exchange.take_command(
-                    effect.recipient,
-                    effect.message,
-                    header.message_code,
-                    header.originator_counter,
-                )
+                case.documents += exchange.take_command(effect)
                 if exchange.order.sends:
                     self.sent.append(effect.message)
         return case
@@ -828,7 +822,30 @@ def test_a_message_that_is_no_command_is_answered_by_anything() -> None:
     assert case.done()
 
 
-@pytest.mark.parametrize("body", [b"", b"hello", b"\xdf", b"DD00", b"dg", b"<x/>"])
+def test_octets_that_are_no_message_go_where_they_are_told_to() -> None:
+    attack = command()[:-1] + b"\xff\xff"  # the MAC is wrong, and an octet too long
+    for body in (attack, attack.hex().encode()):
+        with pytest.raises(ConfigError, match="neither"):
+            Desk().post(body)
+        desk = Desk()
+        case = desk.post(body, str(HCALCS))
+        assert desk.sent == [attack]
+        generic = fm.encode_generic_alert_gbz(fm.GenericAlert(fm.INTEGRITY_CHECK_FAILED, UTC))
+        case.arrive(alert(HCALCS, SUPPLIER, fm.GENERIC_CRITICAL_ALERT, generic))
+        assert case.done()
+    with pytest.raises(ConfigError, match="no message"):
+        Desk().post(b"hello", str(HCALCS))
+    with pytest.raises(ConfigError, match="entity id"):
+        Desk().post(attack, "A5")
+
+
+def test_one_message_at_a_time_is_carried() -> None:
+    two = "\n".join(command(counter).hex() for counter in (1000, 1001))
+    with pytest.raises(ConfigError, match="2 messages, expected one"):
+        Desk().post(two.encode())
+
+
+@pytest.mark.parametrize("body", [b"", b"hello", b"\xdf", b"DD00", b"dg", b"DF" * 20, b"<x/>"])
 def test_what_is_neither_a_request_nor_a_message_is_refused(body: bytes) -> None:
     with pytest.raises(ConfigError):
         Desk().post(body)

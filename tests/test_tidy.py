@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "adapters.hub_daemon": ("rig.",),
     "adapters.dcc": ("tools.", "sealing"),
     "adapters.dcc_exchange": ("tools.duis.",),
+    "adapters.dcc_rules": ("tools.duis.",),
     "demo": (*FOUNDATION, "adapters.control_client", "tools.render"),
     "cli": ("",),  # anything
 }

@@ -1,17 +1,15 @@
 """The DCC behind the hub's socket: reads what a user sent and makes an ``Exchange`` of it.
 
-Here are the rules: who may ask for what, with which counter, for which devices, and what happens to
-a request that breaks one. Under ``warn`` a broken rule is told of and the request goes on, as a
-test rig wants it; under ``require`` the request, or the device, is refused. What is counted here
-lives as long as the process. Source: gbcs.md 1.3 to 1.5, 2.5.
+Here is what each service request comes to: an offer to the hub, a command of the head end's, a
+Pre-Command, or a refusal; ``dcc_rules`` says whether it may, ``eligibility`` for which devices.
+What is remembered lives as long as the process. Source: gbcs.md 1.3 to 1.5, 2.5.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 from firmware_node.adapters.dcc_exchange import (
     ACTIVATION,
@@ -24,12 +22,13 @@ from firmware_node.adapters.dcc_exchange import (
     Order,
     reply_document,
 )
+from firmware_node.adapters.dcc_rules import Rules, Ruling, remember
 from firmware_node.boundary import CarryMessage, Delivered, OfferImage, ReadVersion, SendSigned
 from firmware_node.config import DccSection
 from firmware_node.crypto import Keyring
 from firmware_node.errors import ConfigError, DecodeError, KeyMissingError
 from firmware_node.sealing import Verdict, check_signature
-from firmware_node.terms import EntityId, ImageFormat, Role
+from firmware_node.terms import EntityId, ImageFormat
 from firmware_node.tools import duis, eligibility
 from firmware_node.tools.decode_input import parts_of
 from firmware_node.tools.duis.document import request_id
@@ -37,11 +36,7 @@ from firmware_node.tools.products import ProductList, parse_products
 from firmware_node.wire.gbcs import Cra, decode_message
 from firmware_node.wire.ota_file import decode_ota_file, decode_ota_header
 
-REMEMBERED_MAX = (
-    50_000  # users, requests and devices, as many as one request names; then the oldest goes
-)
 _TRANSFER_ENDED = ("transferred", "discarded", "hardware_mismatch", "transfer_failed")
-_SUPPLIERS_ONLY = (duis.UPDATE_FIRMWARE, duis.ACTIVATE_FIRMWARE, duis.UPDATE_PPMID_FIRMWARE)
 _FORMATS = {
     duis.UPDATE_FIRMWARE: ImageFormat.GB_SUPPLIER_SIGNED,
     duis.UPDATE_PPMID_FIRMWARE: ImageFormat.GB_PLAIN,
@@ -50,8 +45,6 @@ _STEPS = {
     duis.UPDATE_FIRMWARE: (TRANSFER, RECEIPT),
     duis.UPDATE_PPMID_FIRMWARE: (TRANSFER, ACTIVATION),
 }
-K = TypeVar("K")
-V = TypeVar("V")
 
 
 class Dcc:
@@ -74,9 +67,7 @@ class Dcc:
         self._hub = hub
         self._utc = utc
         self._writer = duis.Writer(broker, keyring, first_counter)
-        self._counters: dict[EntityId, int] = {}  # the highest of each user
-        # Requests whose signed Pre-Command may follow.
-        self._transformed: dict[str, None] = {}
+        self._rules = Rules(section, keyring, broker)
         self._in_progress: dict[EntityId, str] = {}  # request id by device
         self._estate = eligibility.Estate(
             {EntityId.parse(entry.entity_id): entry for entry in section.inventory},
@@ -89,9 +80,9 @@ class Dcc:
         )
 
     @property
-    def products(self) -> ProductList | None:
-        """The Central Products List, if there is one."""
-        return self._estate.products
+    def list_problems(self) -> tuple[str, ...]:
+        """What could not be read of the Central Products List."""
+        return () if self._estate.products is None else self._estate.products.problems
 
     def take(self, body: bytes, to: str | None = None) -> Exchange:
         """What a user sent: a DUIS request, or a GBCS message in any form that ``decode`` takes.
@@ -129,10 +120,7 @@ class Dcc:
     def _request(self, body: bytes) -> Exchange:
         request = duis.parse_request(body)
         state = duis.signature_state(body, self._keyring)
-        ruling = _Ruling(self._section)
-        if state != "valid":
-            ruling.broken("request_signature", f"request signature: {state}", duis.REFUSED)
-        self._check_rules(request, ruling)
+        ruling = self._rules.judge(request, state)
         head: Document = {
             "request_id": request.request_id,
             "response_code": duis.ACKNOWLEDGED,
@@ -149,35 +137,7 @@ class Dcc:
         item = ReadVersion(request.request_id, request.originator, request.counter, request.target)
         return self._command(request, head, ruling, item, (ANSWER,))
 
-    def _check_rules(self, request: duis.ServiceRequest, ruling: _Ruling) -> None:
-        """The User's role, the target, and a counter that rises (gbcs.md 1.4, 1.5)."""
-        user, reference = request.originator, request.service_reference
-        role = self._keyring.role(user)
-        if reference in _SUPPLIERS_ONLY and role not in (None, Role.SUPPLIER):
-            ruling.broken(
-                "request_rules",
-                f"{user} is no supplier by its certificate, and SR {reference} is a supplier's",
-                duis.ROLE_NOT_PERMITTED,
-            )
-        if not request.to_devices and request.target != self._broker:
-            ruling.broken(
-                "request_rules",
-                f"target {request.target}: SR {reference} goes to {self._broker}",
-                duis.REFUSED,
-            )
-        last = self._counters.get(user)
-        follows = request.signed_pre_command is not None
-        if follows and request.request_id in self._transformed:
-            del self._transformed[request.request_id]
-        elif last is not None and request.counter <= last:
-            ruling.broken(
-                "request_rules",
-                f"counter {request.counter} is not above {last}, the last one of {user}",
-                duis.REFUSED,
-            )
-        _remember(self._counters, user, max(last or 0, request.counter))
-
-    def _update(self, request: duis.ServiceRequest, head: Document, ruling: _Ruling) -> Exchange:
+    def _update(self, request: duis.ServiceRequest, head: Document, ruling: Ruling) -> Exchange:
         """SR 11.1 and 11.4: an offer for the devices that nothing is wrong with."""
         assert request.image is not None
         reference = request.service_reference
@@ -218,12 +178,10 @@ class Dcc:
             )
             first.append(reply_document(reply, f"response {code}"))
         for device in devices:
-            _remember(self._in_progress, device, request.request_id)
+            remember(self._in_progress, device, request.request_id)
         return self._exchange(order, head, first)
 
-    def _read_image(
-        self, request: duis.ServiceRequest, ruling: _Ruling
-    ) -> eligibility.Image | None:
+    def _read_image(self, request: duis.ServiceRequest, ruling: Ruling) -> eligibility.Image | None:
         """What the products list is asked about; None: the hub will have its say on the file."""
         assert request.image is not None
         try:
@@ -243,13 +201,13 @@ class Dcc:
         octets = request.image[span.offset : span.end]
         return eligibility.Image(key, hashlib.sha256(octets).digest())
 
-    def _transform(self, request: duis.ServiceRequest, head: Document, ruling: _Ruling) -> Exchange:
+    def _transform(self, request: duis.ServiceRequest, head: Document, ruling: Ruling) -> Exchange:
         """SR 11.3 with command variant 4: the Pre-Command at once, nothing is sent."""
         order = Order(request.request_id, duis.ACTIVATE_FIRMWARE, request.originator, (), ())
         if ruling.error is not None:
             return self._refused(order, head, ruling)
         pre_command = duis.transform(request)
-        _remember(self._transformed, request.request_id, None)
+        self._rules.transformed(request.request_id)
         version = self._estate.gbcs_version_of(request.target)
         reply = self._writer.response(
             request.request_id,
@@ -261,7 +219,7 @@ class Dcc:
         first = [{"pre_command": pre_command.hex()}, reply_document(reply, "Pre-Command")]
         return self._exchange(order, head, first, pre_command)
 
-    def _activate(self, request: duis.ServiceRequest, head: Document, ruling: _Ruling) -> Exchange:
+    def _activate(self, request: duis.ServiceRequest, head: Document, ruling: Ruling) -> Exchange:
         """SR 11.3 with a signed Pre-Command: MACed and carried."""
         assert request.signed_pre_command is not None
         message, command = duis.read_signed_pre_command(request)
@@ -277,7 +235,7 @@ class Dcc:
         self,
         request: duis.ServiceRequest,
         head: Document,
-        ruling: _Ruling,
+        ruling: Ruling,
         item: ReadVersion | SendSigned,
         steps: tuple[str, ...],
         executes_at: int | None = None,
@@ -305,7 +263,7 @@ class Dcc:
         )
         return reply_document(reply, "acknowledged")
 
-    def _refused(self, order: Order, head: Document, ruling: _Ruling) -> Exchange:
+    def _refused(self, order: Order, head: Document, ruling: Ruling) -> Exchange:
         """Nothing is done; the answer says why in its code, and the head in words."""
         assert order.reference is not None
         head |= {"response_code": ruling.code, "error": ruling.error}
@@ -378,43 +336,11 @@ class Dcc:
         return device in keyring.entities() and keyring.role(device) is None
 
 
-class _Ruling:
-    """What was found against a request, and whether it is refused for it: the first reason."""
-
-    def __init__(self, section: DccSection) -> None:
-        self._rules: Mapping[str, str] = {
-            "request_signature": section.request_signature,
-            "request_rules": section.request_rules,
-        }
-        self.warnings: list[str] = []
-        self.error: str | None = None
-        self.code = ""
-
-    def broken(self, rule: str, reason: str, code: str) -> None:
-        """A rule of the configuration is broken: a warning, or the end."""
-        if self._rules[rule] == "require":
-            self.refuse(f"{reason} (dcc.{rule} requires otherwise)", code)
-        else:
-            self.warnings.append(reason)
-
-    def refuse(self, reason: str, code: str) -> None:
-        """Nothing will be done."""
-        if self.error is None:
-            self.error, self.code = reason, code
-
-
 def _one_message(body: bytes) -> bytes:
     parts = parts_of(body)
     if len(parts) != 1:
         raise DecodeError("file", 0, f"{len(parts)} messages, expected one")
     return parts[0].octets
-
-
-def _remember(kept: dict[K, V], key: K, value: V) -> None:
-    kept.pop(key, None)
-    while len(kept) >= REMEMBERED_MAX:
-        del kept[next(iter(kept))]
-    kept[key] = value
 
 
 def _read_products(path: str | None) -> ProductList | None:

@@ -112,6 +112,8 @@ class HubDaemon:
         await self._radio.open()
         self._driver.deliver(Started())
         await self._control.open()
+        for problem in self._dcc.list_problems:
+            _log.warning("central_products_list: %s", problem)
         notify_systemd("READY=1\nSTATUS=serving")
         _log.warning("ready")
         watchdog = asyncio.create_task(feed_watchdog())

@@ -646,6 +646,13 @@ def test_a_broken_rule_is_told_of_and_refused_where_rules_are_required(
     assert refused.end() == "failed"
 
 
+def test_a_refused_request_moves_no_counter() -> None:
+    strict = Desk(DccSection(request_signature="require", request_rules="require"))
+    forged = read(counter=9000).replace(b":9000<", b":9001<")
+    assert "request signature" in strict.post(forged).head["error"]
+    assert "error" not in strict.post(read(counter=1000)).head
+
+
 def test_counters_of_different_users_have_nothing_to_do_with_each_other() -> None:
     strict = Desk(DccSection(request_rules="require"))
     strict.post(read(counter=2000))

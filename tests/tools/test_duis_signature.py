@@ -152,6 +152,19 @@ def test_bare_public_key_verifies_and_no_key_does_not() -> None:
     assert signature_state(update(), Keyring(build_keys(b"other"))) == "invalid"
 
 
+def test_a_key_for_xml_alone_signs_and_verifies_in_place_of_the_other() -> None:
+    # The same folder with a second pair of the supplier's, from another authority's hands.
+    other = build_keys(b"xml")
+    name = f"{SUPPLIER.hex}-ds"
+    own = {f"{SUPPLIER.hex}-xml-ds{end}": other[f"{name}{end}"] for end in (".key", ".pem")}
+    both = Keyring(KEYS | own)
+    by_its_own = update(keyring=both)
+    assert signature_state(by_its_own, both) == "valid"
+    assert signature_state(by_its_own, KEYRING) == "invalid"
+    assert signature_state(by_its_own, Keyring(other)) == "valid"
+    assert signature_state(update(), both) == "valid"  # the other still counts
+
+
 def test_signing_needs_the_private_key_and_the_certificate() -> None:
     name = f"{SUPPLIER.hex}-ds"
     for suffix in (".key", ".pem"):

@@ -46,8 +46,8 @@ _PROFILE = SignatureConfiguration(
 def state(root: etree._Element, signer: EntityId, keyring: Keyring) -> str:
     """``valid``, ``invalid`` or ``placeholder`` (the published templates' own mark).
 
-    Valid: made with the digital-signature key of ``signer`` over this document, and, where the
-    keyring has a certificate, naming its issuer and serial. A key that is not here gives
+    Valid: made over this document with a key that ``signer`` has for it, and, where the keyring has
+    its certificate, naming issuer and serial. A key that is not here gives
     ``invalid``: nothing vouches for it.
     """
     signature = _only_signature(root)
@@ -56,17 +56,8 @@ def state(root: etree._Element, signer: EntityId, keyring: Keyring) -> str:
         return "invalid"
     if shape.digest == _PLACEHOLDER and shape.value == _PLACEHOLDER:
         return "placeholder"
-    try:
-        key = keyring.verify_key(signer)
-    except KeyMissingError:
-        return "invalid"
-    certificate = keyring.certificate(f"{signer.hex}-ds.pem")
-    if certificate is not None and (
-        str(certificate.serial) != shape.serial
-        or _name_parts(certificate.issuer) != _name_parts(shape.issuer)
-    ):
-        return "invalid"
-    return "valid" if _holds(root, key) else "invalid"
+    stems = keyring.document_keys(signer)
+    return "valid" if any(_is_by(root, shape, keyring, stem) for stem in stems) else "invalid"
 
 
 def sign(root: etree._Element, signer: EntityId, keyring: Keyring) -> etree._Element:
@@ -75,10 +66,12 @@ def sign(root: etree._Element, signer: EntityId, keyring: Keyring) -> etree._Ele
     Raises:
         KeyMissingError: no private signing key, or no certificate, of ``signer``.
     """
-    key = keyring.signing_key(signer)
-    certificate = keyring.certificate(f"{signer.hex}-ds.pem")
+    names, stems = keyring.names(), keyring.document_keys(signer)
+    stem = next((stem for stem in stems if f"{stem}.key" in names), f"{signer.hex}-ds")
+    key = keyring.document_signing_key(stem)
+    certificate = keyring.certificate(f"{stem}.pem")
     if certificate is None:
-        raise KeyMissingError(f"no certificate {signer.hex}-ds.pem in the key folder")
+        raise KeyMissingError(f"no certificate {stem}.pem in the key folder")
     key_info = etree.Element(f"{{{DS}}}KeyInfo", nsmap={"ds": DS})
     x509_data = etree.SubElement(key_info, f"{{{DS}}}X509Data")
     issuer_serial = etree.SubElement(x509_data, f"{{{DS}}}X509IssuerSerial")
@@ -90,6 +83,20 @@ def sign(root: etree._Element, signer: EntityId, keyring: Keyring) -> etree._Ele
     # What a later library might do otherwise shows here and not at the DCC.
     assert _holds(signed, key.public)
     return signed
+
+
+def _is_by(root: etree._Element, shape: _Shape, keyring: Keyring, stem: str) -> bool:
+    """Whether the signature names the certificate of this key, if there is one, and holds."""
+    certificate = keyring.certificate(f"{stem}.pem")
+    if certificate is not None and (
+        str(certificate.serial) != shape.serial
+        or _name_parts(certificate.issuer) != _name_parts(shape.issuer)
+    ):
+        return False
+    try:
+        return _holds(root, keyring.document_verify_key(stem))
+    except KeyMissingError:
+        return False
 
 
 class _Signer(XMLSigner):

@@ -105,16 +105,23 @@ class FactoryResetRequested:
 
 @dataclass(frozen=True, slots=True)
 class OfferImage:
-    """To a hub: serve this OTA file to these devices (SR 11.1, SR 11.4)."""
+    """To a hub: serve this OTA file to these devices (SR 11.1, SR 11.4).
+
+    To the head end: alerts about these devices belong to this request from now on.
+    """
 
     request_id: str
     ota_file: bytes
     devices: tuple[EntityId, ...]
+    out_of_band: bool = False  # activated by CS06, never by the hub (SR 11.1; gbcs.md 6.2)
 
 
 @dataclass(frozen=True, slots=True)
 class CarryMessage:
-    """To a hub: take this GBCS message to its recipient through the tunnel."""
+    """To a hub: take this GBCS message to its recipient through the tunnel.
+
+    To the head end: the same, and match its answer.
+    """
 
     recipient: EntityId
     message: bytes
@@ -144,6 +151,14 @@ class ReadVersion:
     device: EntityId
 
 
+@dataclass(frozen=True, slots=True)
+class SendSigned:
+    """To the head end: add the MAC to a signed Pre-Command and carry it (SR 11.3)."""
+
+    request_id: str
+    message: bytes  # from DF to the end of the User's signature
+
+
 Input = (
     Started
     | NetworkUp
@@ -160,6 +175,7 @@ Input = (
     | SetClock
     | MessageArrived
     | ReadVersion
+    | SendSigned
 )
 
 # --- effects ------------------------------------------------------------------------------------
@@ -210,10 +226,13 @@ NOTIFICATIONS: Mapping[str, str] = {
     "tunnel_closed": "by the hub",
     "tunnel_lost": "the hub does not know it",
     "tunnel_expired": "it was idle too long",
-    "command_answered": "a GBCS command was good",
+    "command_accepted": "a GBCS command was good, and its counter is spent",
     "command_refused": "a GBCS command was not",
-    "alert_queued": "it waits in the outbox",
-    "alert_withheld": "it cannot be signed or counted",
+    "activation_pending": "a future-dated activation waits for its time",
+    "activation_cancelled": "by a command; something may have been pending",
+    "log_entry": "the device's own security or event log has one more",
+    "message_queued": "it waits in the outbox",
+    "message_withheld": "it cannot be signed or counted",
     "message_delivered": "the hub has it",
     "message_undelivered": "it is sent again later",
     "message_lost": "its record is unreadable",
@@ -292,6 +311,8 @@ class MessageChecked:
     message_code: int
     kind: str  # command, response or alert
     originator: EntityId
+    recipient: EntityId
+    counter: int  # of the grouping header
     alert_code: int | None
     signature: str
     mac: str

@@ -167,11 +167,25 @@ def _dcc_verbs(verbs: Any) -> None:
     send.add_argument("--hub", metavar="SOCKET", type=Path)
     send.add_argument("--wait", action="store_true", help="until every device has answered")
     send.add_argument("--timeout", type=int, metavar="SECONDS", help="with --wait: no longer than")
-    send.add_argument("--pre-command-only", action="store_true")
+    send.add_argument(
+        "--pre-command-only", action="store_true", help="11.3: print the Pre-Command, sign nothing"
+    )
+    send.add_argument(
+        "--keys", metavar="DIR", help="11.3: sign with the User's key here, not with the hub's"
+    )
+    send.add_argument(
+        "--to", metavar="ID", help="carry FILE to this device, whether it is a GBCS message or not"
+    )
+    send.add_argument("--xml", metavar="DIR", type=Path, help="write each DUIS answer as a file")
     send.add_argument("--json", action="store_true")
     request = _verb(dcc, "request", _dcc_request, "write a signed service request")
-    request.add_argument("service", choices=["11.2", "11.4"])
-    request.add_argument("--image", metavar="FILE")
+    request.add_argument("service", choices=["11.1", "11.2", "11.3", "11.4"])
+    request.add_argument("--image", metavar="FILE", help="11.1, 11.4: the OTA file")
+    request.add_argument("--hash", metavar="H", help="11.3: of the manufacturer image")
+    request.add_argument(
+        "--from", dest="from_file", metavar="FILE", help="11.3: the same, from an OTA file or SR"
+    )
+    request.add_argument("--at", metavar="TIME|cancel", help="11.3: later, or no longer")
     request.add_argument("--devices", metavar="IDS", required=True, help="comma-separated")
     request.add_argument("--keys", metavar="DIR", required=True)
     request.add_argument("--user", default="90-B3-D5-1F-30-01-00-00")
@@ -387,21 +401,52 @@ def _config_schema(args: argparse.Namespace) -> int:
 
 def _dcc_send(args: argparse.Namespace) -> int:
     from firmware_node.config import read_image
+    from firmware_node.tools import duis
+
+    body = read_image(args.file)
+    if args.timeout is not None and (not args.wait or args.timeout < 1):
+        raise ConfigError("--timeout SECONDS: expected 1 or more, together with --wait")
+    keyring = _maybe_keyring(args.keys)
+    answer: dict[str, Any] = {"warnings": [], "deliveries": [], "messages": [], "responses": []}
+    _send(args, body, answer, stop=args.pre_command_only or keyring is not None)
+    if keyring is not None and "pre_command" in answer and not args.pre_command_only:
+        # As the User: look whether it is what was asked for, sign it, send it.
+        request = duis.parse_request(body)
+        pre_command = bytes.fromhex(answer["pre_command"])
+        signed = duis.sign_pre_command(request, pre_command, keyring)
+        _send(args, duis.build_signed_pre_command_request(request, signed, keyring), answer)
+    if args.json:
+        ordered = ("result", "request_id", "response_code", "request_signature")
+        print(json.dumps({name: answer[name] for name in ordered} | answer))
+    else:
+        if args.pre_command_only and "pre_command" in answer:
+            print(answer["pre_command"])
+        if "local_command" in answer:
+            print(answer["local_command"])
+        print(f"result: {answer['result']}")
+    return 1 if answer["result"] == "failed" else 0
+
+
+def _send(
+    args: argparse.Namespace, body: bytes, answer: dict[str, Any], *, stop: bool = False
+) -> None:
+    """Let the hub carry it out; what it says is added to ``answer`` and shown as it comes."""
+    from urllib.parse import urlencode
+
     from firmware_node.tools import render
 
-    if args.pre_command_only:
-        raise ConfigError("--pre-command-only belongs to SR 11.3, which is not carried out yet")
-    body = read_image(args.file)
-    wait = "?wait=1" if args.wait else ""
+    query = {"wait": "1"} if args.wait else {}
     if args.timeout is not None:
-        if not args.wait or args.timeout < 1:
-            raise ConfigError("--timeout SECONDS: expected 1 or more, together with --wait")
-        wait += f"&limit_s={args.timeout}"
-    result: dict[str, Any] = {"deliveries": [], "messages": []}
+        query["limit_s"] = str(args.timeout)
+    if stop:
+        query["stop"] = "pre-command"
+    if args.to is not None:
+        query["to"] = args.to
+    socket, ended = _hub_socket(args), False
     display = render.Display(sys.stderr)
     try:
         for document in _call(
-            _hub_socket(args), "POST", f"/v1/requests{wait}", body, timeout_s=None
+            socket, "POST", f"/v1/requests?{urlencode(query)}", body, timeout_s=None
         ):
             if "progress" in document:
                 if sys.stderr.isatty() or not args.json:
@@ -409,12 +454,10 @@ def _dcc_send(args: argparse.Namespace) -> int:
                     display.progress(progress["entity_id"][-8:], progress)
                 continue
             display.end()  # a bar, where stdout and stderr are one terminal
-            if "delivery" in document:
-                _merge_delivery(result["deliveries"], document["delivery"])
-            elif "message" in document:
-                result["messages"].append(document["message"])
-            else:
-                result |= document
+            _merge(answer, document)
+            ended = "result" in document
+            if "response" in document and args.xml is not None:
+                _write_answer(args.xml, len(answer["responses"]), document["response"])
             if not args.json:
                 render.request_progress(document)
     except (ConfigError, EnvironmentFailure):
@@ -423,77 +466,145 @@ def _dcc_send(args: argparse.Namespace) -> int:
         raise ConfigError(f"{args.file}: {error}") from error
     finally:
         display.end()
-    if "request_id" not in result:
-        raise EnvironmentFailure(f"{_hub_socket(args)}: the hub ended before it answered")
-    result["result"] = _send_result(result, args.wait)
-    if args.json:
-        ordered = ("result", "request_id", "response_code", "request_signature", "warnings")
-        print(json.dumps({name: result[name] for name in ordered} | result))
+    if not ended:
+        raise EnvironmentFailure(f"{socket}: the hub ended before it answered")
+
+
+def _merge(answer: dict[str, Any], document: dict[str, Any]) -> None:
+    """The first head tells of the user's own file; the last code and the last result count."""
+    if "delivery" in document:
+        new = document["delivery"]
+        others = [old for old in answer["deliveries"] if old["entity_id"] != new["entity_id"]]
+        answer["deliveries"] = [*others, new]
+    elif "message" in document:
+        answer["messages"].append(document["message"])
+    elif "response" in document:
+        response = document["response"]
+        answer["responses"].append({name: response[name] for name in ("name", "code", "xml")})
+        if response["name"].startswith(("acknowledgement", "response")):
+            answer["response_code"] = response["code"]
+    elif "request_signature" in document:
+        answer["warnings"] += document["warnings"]
+        rest = {name: value for name, value in document.items() if name not in answer}
+        answer.update(rest)
     else:
-        if args.wait and not result["messages"] and "error" not in result:
-            print("  no message came in that time")
-        print(f"result: {result['result']}")
-    return 1 if result["result"] == "failed" else 0
+        answer.update(document)
 
 
-def _merge_delivery(deliveries: list[dict[str, str]], new: dict[str, str]) -> None:
-    for delivery in deliveries:
-        if delivery["entity_id"] == new["entity_id"]:
-            delivery["status"] = new["status"]
-            return
-    deliveries.append(new)
-
-
-def _send_result(result: dict[str, Any], wait: bool) -> str:
-    if "error" in result:
-        return "failed"
-    bad = {"discarded", "hardware_mismatch", "transfer_failed", "no_route"}
-    failed = any(delivery["status"] in bad for delivery in result["deliveries"])
-    failed |= any(message["fields"].get("result") == 1 for message in result["messages"])
-    failed |= any(
-        "invalid" in (message["signature"], message["mac"]) for message in result["messages"]
-    )
-    if failed or (wait and not result["messages"]):
-        return "failed"
-    return "ok" if wait else "accepted"
+def _write_answer(directory: Path, number: int, response: dict[str, str]) -> None:
+    """One document of the DCC as a file; the numbers give their order."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{directory}: {error.strerror}") from error
+    name = response["name"].replace(" ", "-")
+    path = directory / f"{number:02d}-{name}.xml"
+    try:
+        _replace(path, response["xml"].encode())
+    except OSError as error:
+        raise _unwritable(str(path), error) from error
 
 
 def _dcc_request(args: argparse.Namespace) -> int:
     import time
 
-    from firmware_node.config import read_image
-    from firmware_node.terms import EntityId, Role
+    from firmware_node.terms import EntityId
     from firmware_node.tools import duis
-    from firmware_node.wire.ota_file import decode_ota_header
 
     keyring = _keyring(args.keys)
     user = EntityId.parse(args.user)
     devices = [EntityId.parse(text) for text in args.devices.split(",")]
     counter = int(time.time() * 1000) if args.counter is None else args.counter
-    if args.service == "11.4":
-        if args.image is None:
-            raise ConfigError("11.4 needs --image FILE")
-        brokers = keyring.find(Role.ACCESS_CONTROL_BROKER)
-        if not brokers:
-            raise ConfigError(f"{args.keys}: no access control broker in it")
-        image = read_image(args.image)
-        with _about(args.image):
-            version = decode_ota_header(image).image.version_hex.upper()
-        xml = duis.build_update_request(
-            "11.4",
+    given = {
+        name for name in ("image", "hash", "from_file", "at") if getattr(args, name) is not None
+    }
+    allowed = {
+        "11.1": {"image"},
+        "11.2": set(),
+        "11.3": {"hash", "from_file", "at"},
+        "11.4": {"image"},
+    }[args.service]
+    for name in sorted(given - allowed):
+        option = "--from" if name == "from_file" else f"--{name}"
+        raise ConfigError(f"{option} has no place in SR {args.service}")
+    if args.service in ("11.1", "11.4"):
+        xml = _update_request(args, user, devices, counter, keyring)
+    elif len(devices) != 1:
+        raise ConfigError(f"{args.service} takes one device")
+    elif args.service == "11.2":
+        xml = duis.build_read_version_request(user, devices[0], counter, keyring)
+    else:
+        cancels = args.at == "cancel"
+        xml = duis.build_activate_request(
             user,
-            brokers[0],
+            devices[0],
             counter,
             keyring,
-            image=image,
-            firmware_version=version,
-            devices=devices,
+            manufacturer_image_hash=_activation_hash(args),
+            executes_at=None if cancels or args.at is None else _utc(args.at),
+            cancels=cancels,
         )
-    else:
-        if len(devices) != 1:
-            raise ConfigError("11.2 takes one device")
-        xml = duis.build_read_version_request(user, devices[0], counter, keyring)
     return _write(args, xml)
+
+
+def _update_request(
+    args: argparse.Namespace, user: Any, devices: Sequence[Any], counter: int, keyring: Any
+) -> bytes:
+    from firmware_node.config import read_image
+    from firmware_node.terms import Role
+    from firmware_node.tools import duis
+    from firmware_node.wire.ota_file import decode_ota_header
+
+    if args.image is None:
+        raise ConfigError(f"{args.service} needs --image FILE")
+    brokers = keyring.find(Role.ACCESS_CONTROL_BROKER)
+    if not brokers:
+        raise ConfigError(f"{args.keys}: no access control broker in it")
+    image = read_image(args.image)
+    with _about(args.image):
+        version = decode_ota_header(image).image.version_hex.upper()
+    return duis.build_update_request(
+        args.service,
+        user,
+        brokers[0],
+        counter,
+        keyring,
+        image=image,
+        firmware_version=version,
+        devices=devices,
+    )
+
+
+def _activation_hash(args: argparse.Namespace) -> bytes:
+    """From ``--hash``, or that of the manufacturer image in ``--from``."""
+    from firmware_node.config import read_image
+    from firmware_node.tools import image
+
+    if (args.hash is None) == (args.from_file is None):
+        raise ConfigError("11.3 needs one of --hash H and --from FILE")
+    if args.hash is None:
+        shape: Any = image.inspect(read_image(args.from_file))
+        return bytes.fromhex(shape["manufacturer_image"]["sha256"])
+    try:
+        digest = bytes.fromhex(args.hash)
+    except ValueError:
+        digest = b""
+    if len(digest) != 32:
+        raise ConfigError(f"--hash: found {args.hash!r}, expected 64 hexadecimal digits")
+    return digest
+
+
+def _utc(text: str) -> int:
+    """Seconds since 2000-01-01T00:00:00Z; a moment without a zone is in UTC."""
+    from datetime import UTC, datetime
+
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(f"--at: found {text!r}, expected RFC 3339, or cancel") from error
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return int((moment - datetime(2000, 1, 1, tzinfo=UTC)).total_seconds())
 
 
 # --- images and keys ------------------------------------------------------------------------------

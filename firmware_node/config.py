@@ -102,14 +102,39 @@ class HubSection:
 
 
 @dataclass(frozen=True)
+class InventoryEntry:
+    """``[[dcc.inventory]]``: what the DCC knows of a device. What is left out fits everything."""
+
+    entity_id: str
+    type: str | None = None
+    manufacturer_code: int | None = None
+    model: int | None = None
+    hardware_version: int | None = None
+    firmware_version: str | None = None  # 8 hex digits; finds its row of the products list
+    gbcs_version: str | None = None  # default: that of its row
+    commissioned: bool = True
+
+
+@dataclass(frozen=True)
 class DccSection:
-    """``[dcc]``."""
+    """``[dcc]``. The alert codes are inferred, so another DCC's can be given."""
 
     socket: str = ""  # default: hub.sock among the sockets
     request_signature: str = "warn"
+    request_rules: str = "warn"  # counters that rise, and the User's role
+    device_list: str = "warn"  # "require": a device on a warning list gets no image
     acb: str | None = None
     poll_s: int = 3600  # how long ``--wait`` waits for an upgrade
     message_poll_s: int = 300  # and for the answer to a message
+    straggler_s: int = 10  # and for an alert that may or may not follow a failure
+    central_products_list: str | None = None  # a CSV file
+    inventory: tuple[InventoryEntry, ...] = ()
+    gbcs_version: str = "4.1"  # of a device that neither inventory nor products list tells
+    gbcs_version_min: str = "4.1"  # for an update of a PPMID or an HCALCS
+    delivered_alert: str = "N60"
+    not_delivered_alert: str = "N61"
+    comms_hub_alert: str = "N62"
+    ppmid_alert: str = "N63"
 
 
 @dataclass(frozen=True)
@@ -162,6 +187,9 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "radio.role": ["end-device", "router"],
     "radio.profile": ["strict", "lenient"],
     "dcc.request_signature": ["warn", "require"],
+    "dcc.request_rules": ["warn", "require"],
+    "dcc.device_list": ["warn", "require"],
+    "dcc.inventory.type": [kind.value for kind in DeviceType],
 }
 RANGES: Mapping[str, tuple[int, int]] = {
     "device.manufacturer_code": (0, 0xFFFF),
@@ -175,8 +203,31 @@ RANGES: Mapping[str, tuple[int, int]] = {
     "ota.query_jitter_percent": (0, 100),
     "activation.trial_starts_max": (1, 1000),
     "hub.block_size_max": (1, 255),
+    "dcc.inventory.manufacturer_code": (0, 0xFFFF),
+    "dcc.inventory.model": (0, 0xFFFF),
+    "dcc.inventory.hardware_version": (0, 0xFFFF),
 }
-_ENTITIES = ("device.entity_id", "device.acb", "device.supplier", "hub.entity_id", "dcc.acb")
+_ENTITIES = (
+    "device.entity_id",
+    "device.acb",
+    "device.supplier",
+    "hub.entity_id",
+    "dcc.acb",
+    "dcc.inventory.entity_id",
+)
+# What a text must look like, and how that is said.
+_ALERT_CODE = (re.compile(r"N\d{1,3}|AD1"), "a DCC alert code such as N60")
+_GBCS_VERSION = (re.compile(r"\d{1,3}\.\d{1,3}"), "a GBCS version such as 4.1")
+PATTERNS: Mapping[str, tuple[re.Pattern[str], str]] = {
+    "dcc.delivered_alert": _ALERT_CODE,
+    "dcc.not_delivered_alert": _ALERT_CODE,
+    "dcc.comms_hub_alert": _ALERT_CODE,
+    "dcc.ppmid_alert": _ALERT_CODE,
+    "dcc.gbcs_version": _GBCS_VERSION,
+    "dcc.gbcs_version_min": _GBCS_VERSION,
+    "dcc.inventory.gbcs_version": _GBCS_VERSION,
+    "dcc.inventory.firmware_version": (re.compile(r"[0-9A-Fa-f]{8}"), "8 hexadecimal digits"),
+}
 
 
 def read_device_config(path: Path) -> DeviceConfig:
@@ -385,15 +436,23 @@ def _value(text: _Text, name: str, value: Any, hint: Any) -> Any:
             raise _wrong(text, name, _found(value), "a table")
         return _build(text, f"{name}.", value, hint)
     if get_origin(hint) is tuple:
-        if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
-            raise _wrong(text, name, _found(value), "a list of strings")
-        return tuple(value)
+        kind = get_args(hint)[0]
+        raw, expected = (
+            (dict, "a list of tables") if kind is not str else (str, "a list of strings")
+        )
+        if not isinstance(value, list) or not all(isinstance(entry, raw) for entry in value):
+            raise _wrong(text, name, _found(value), expected)
+        if kind is str:
+            return tuple(value)
+        return tuple(_build(text, f"{name}.", entry, kind) for entry in value)
     if type(value) is not hint:
         raise _wrong(text, name, _found(value), _TYPES[hint])
     if hint is str and not value.isprintable():  # no path or name has a control character
         raise _wrong(text, name, _found(value), "printable characters")
     if name in CHOICES and value not in CHOICES[name]:
         raise _wrong(text, name, repr(value), " or ".join(CHOICES[name]))
+    if name in PATTERNS and PATTERNS[name][0].fullmatch(value) is None:
+        raise _wrong(text, name, repr(value), PATTERNS[name][1])
     if name in _ENTITIES:
         try:
             EntityId.parse(value)
@@ -439,11 +498,15 @@ def _schema_of(kind: Any, prefix: str) -> dict[str, Any]:
             properties[item.name] = _schema_of(hint, f"{name}.")
             continue
         if get_origin(hint) is tuple:
-            shape: dict[str, Any] = {"type": "array", "items": {"type": "string"}}
+            inner = get_args(hint)[0]
+            items = {"type": "string"} if inner is str else _schema_of(inner, f"{name}.")
+            shape: dict[str, Any] = {"type": "array", "items": items}
         else:
             shape = {"type": _SCHEMA_TYPES[hint]}
         if name in CHOICES:
             shape["enum"] = list(CHOICES[name])
+        if name in PATTERNS:
+            shape["pattern"] = f"^({PATTERNS[name][0].pattern})$"
         if hint is int:
             shape["minimum"], shape["maximum"] = RANGES.get(name, (0, INTEGER_MAX))
         if item.default not in (dataclasses.MISSING, None, ""):

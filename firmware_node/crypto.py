@@ -19,7 +19,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
+from cryptography.exceptions import (
+    InvalidSignature as InvalidSignature,  # what the XML-DSig library lets through
+)
+from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import (
@@ -42,7 +45,9 @@ _UNIQUE_ID = ObjectIdentifier("2.5.4.45")
 _HARDWARE_MODULE_NAME = ObjectIdentifier("1.3.6.1.5.5.7.8.4")
 _HARDWARE_TYPE = bytes.fromhex("060d2a863a0001848fb90f01020201")  # as in the reference set
 _POLICY = ObjectIdentifier("1.2.826.0.1.8641679.1.2.1.4")
-_NAME = re.compile(r"(?:([0-9a-f]{16})-(pp-)?(ds|ka)|manufacturer-([0-9a-f]{4})-ds)\.(pem|key)")
+_NAME = re.compile(
+    r"(?:([0-9a-f]{16})-(?:(pp-)?(ds|ka)|xml-ds)|manufacturer-([0-9a-f]{4})-ds)\.(pem|key)"
+)
 USAGE_NAMES: Final = {"ds": "digitalSignature", "ka": "keyAgreement"}
 _EPOCH = datetime.datetime(2000, 1, 1)
 # All that reading a certificate of somebody else's making may raise; the library answers a name
@@ -260,6 +265,25 @@ class Keyring:
     def verify_key(self, entity_id: EntityId) -> VerifyKey:
         """The public digital-signature key of ``entity_id``."""
         return VerifyKey(self._usable_key(f"{entity_id.hex}-ds"))
+
+    def document_keys(self, entity_id: EntityId) -> tuple[str, ...]:
+        """The keys that may sign XML for ``entity_id``, by the stems of their files.
+
+        The DCC has certificates of a role of their own for that; a folder without one leaves it
+        to the digital-signature key.
+        """
+        stems = (f"{entity_id.hex}-xml-ds", f"{entity_id.hex}-ds")
+        return tuple(
+            stem for stem in stems if f"{stem}.pem" in self._files or f"{stem}.key" in self._files
+        )
+
+    def document_signing_key(self, stem: str) -> SigningKey:
+        """The private half of one of ``document_keys``."""
+        return SigningKey(self._private_key(f"{stem}.key"))
+
+    def document_verify_key(self, stem: str) -> VerifyKey:
+        """The public half of one of ``document_keys``."""
+        return VerifyKey(self._usable_key(stem))
 
     def manufacturer_signing_key(self, code: int) -> SigningKey:
         """The private key of a manufacturer."""

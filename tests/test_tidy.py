@@ -32,11 +32,15 @@ MAY_IMPORT = {
     "node.": (*FOUNDATION, "boundary", "wire.", "crypto", "sealing"),
     "rig.": (*FOUNDATION, "boundary", "wire.", "crypto", "sealing"),
     "config": FOUNDATION,
-    "tools.": (*FOUNDATION, "wire.", "crypto", "sealing", "config"),
+    "tools.": (*FOUNDATION, "wire.", "crypto", "sealing", "config", "tools.duis."),
+    "tools.duis.": (*FOUNDATION, "wire.", "crypto"),
     "tools.render": (),  # how things look needs none of them
     "adapters.": (*FOUNDATION, "boundary", "wire.", "crypto", "config"),
     "adapters.daemon": ("node.",),  # the drivers know their machines
-    "adapters.hub_daemon": ("rig.", "tools.duis", "sealing"),
+    "adapters.hub_daemon": ("rig.",),
+    "adapters.dcc": ("tools.", "sealing"),
+    "adapters.dcc_exchange": ("tools.duis.",),
+    "adapters.dcc_rules": ("tools.duis.",),
     "replay": (*FOUNDATION, "rig.", "wire.", "crypto", "tools."),
     "demo": (*FOUNDATION, "adapters.control_client", "tools.render"),
     "cli": ("",),  # anything
@@ -62,7 +66,11 @@ MAY_USE_SEEDED_RANDOM = ("rig.world", "rig.faults")
 ONLY_IMPORTED_IN = {
     "cryptography": ("crypto",),
     "construct": ("wire.ota_file", "wire.manufacturer_image"),
-    "lxml": ("tools.duis", "tools.decode_input"),
+    "lxml": (
+        *(f"tools.duis.{name}" for name in ("document", "request", "response", "signature")),
+        "tools.decode_input",
+    ),
+    "signxml": ("tools.duis.signature",),
     "h11": ("adapters.control",),
     "sqlite3": ("adapters.storage",),
 }
@@ -99,8 +107,13 @@ def imports_of(path: Path) -> Iterator[str]:
             if node.module.startswith("firmware_node"):
                 folder = ROOT / node.module.replace(".", "/")
                 for alias in node.names:
-                    is_module = (folder / f"{alias.name}.py").exists()
-                    yield f"{node.module}.{alias.name}" if is_module else node.module
+                    inside = folder / alias.name
+                    if inside.is_dir():  # a module that became a folder
+                        yield f"{node.module}.{alias.name}."
+                    elif inside.with_suffix(".py").exists():
+                        yield f"{node.module}.{alias.name}"
+                    else:
+                        yield node.module + ("." if folder.is_dir() else "")
             else:
                 yield node.module
 

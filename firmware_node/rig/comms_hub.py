@@ -87,6 +87,10 @@ class CommsHub:
         """The hub's time, seconds since 2000-01-01."""
         return self._utc_base + now_ms // 1000
 
+    def knows(self, entity_id: EntityId) -> bool:
+        """Whether the device was ever heard of."""
+        return entity_id in self._peers
+
     def status(self, now_ms: int) -> dict[str, object]:
         """Devices and offers, for people."""
         tunnels = self._tunnels.report()

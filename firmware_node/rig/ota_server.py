@@ -27,7 +27,7 @@ from firmware_node.rig.hub_terms import (
     default_response,
     reply,
 )
-from firmware_node.terms import EntityId, ImageFormat, ImageKey, ShortAddress
+from firmware_node.terms import EntityId, ImageKey, ShortAddress
 from firmware_node.wire import firmware_messages as fm
 from firmware_node.wire import ota, zcl
 from firmware_node.wire.ota_file import OtaHeader, decode_ota_file
@@ -59,7 +59,7 @@ class _Offer:
     data: bytes
     header: OtaHeader
     key: bytes  # the image key as it travels
-    external: bool  # activated by CS06, never by us (gbcs.md 6.2)
+    out_of_band: bool  # activated by CS06, never by us (gbcs.md 6.2)
 
 
 @dataclass(slots=True)
@@ -148,7 +148,7 @@ class OtaServer:
             item.ota_file,
             file.header,
             _KEY.pack(*file.header.image),
-            file.format is ImageFormat.GB_SUPPLIER_SIGNED,
+            item.out_of_band,
         )
         outputs = []
         for who in item.devices:
@@ -500,7 +500,7 @@ class OtaServer:
         """The answer, and whether it lets the device activate."""
         image, utc = transfer.offer.header.image, self._utc(now_ms)
         after_s = self._settings.activate_after_s
-        if after_s is not None and not transfer.offer.external:
+        if after_s is not None and not transfer.offer.out_of_band:
             if transfer.activate_at is None:
                 transfer.activate_at = utc + after_s
             upgrade_time = max(transfer.activate_at, utc)

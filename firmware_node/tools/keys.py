@@ -132,7 +132,7 @@ def _row(keyring: Keyring, stem: str, now: datetime.datetime | None) -> KeyRow:
     if holder.startswith("manufacturer-"):
         role = "manufacturer"
     else:
-        entity_id = EntityId.parse(holder.removesuffix("-pp"))
+        entity_id = EntityId.parse(holder.removesuffix("-pp").removesuffix("-xml"))
         holder = str(entity_id)
         found = keyring.role(entity_id)
         if found is not None:

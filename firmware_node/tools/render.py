@@ -16,20 +16,6 @@ COLUMNS = 79
 BAR = 24  # characters
 LABEL = 12  # characters of a stage's name
 
-# By use case: the field that says how it went, and what its numbers mean (gbcs.md 3.5, 3.6).
-_WORDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "CCS08": (
-        "response_code",
-        (
-            "the file was transferred",
-            "the firmware image was discarded",
-            "the image is not for this hardware version",
-            "the file transfer failed",
-        ),
-    ),
-    "CS09": ("result", ("the new version is activated", "the new version is not activated")),
-}
-
 
 def printable(text: str) -> str:
     """The text with escapes for whatever a terminal would not print."""
@@ -124,16 +110,18 @@ def event(document: Mapping[str, Any]) -> None:
 
 
 def request_progress(document: Mapping[str, Any]) -> None:
-    """A line of ``dcc send``: what was understood, a delivery, or a message with its verdict."""
+    """A line of ``dcc send``: what was understood, a delivery, an answer, or a message."""
     if "delivery" in document:
         delivery = document["delivery"]
         print(f"  {delivery['entity_id']}  {delivery['status']}", flush=True)
     elif "message" in document:
         print(message(document["message"]), flush=True)
-    else:
+    elif "response" in document:
+        response = document["response"]
+        if response["text"] is not None:
+            print(f"  {response['code']}  {_plain(response['text'])}", flush=True)
+    elif "request_signature" in document:
         print(f"request {_plain(document['request_id'] or '(GBCS message)')}")
-        if document["response_code"]:
-            print(f"  response {document['response_code']}")
         for warning in document["warnings"]:
             print(f"  warning: {_plain(warning)}", flush=True)
         if "error" in document:
@@ -156,14 +144,42 @@ def message(document: Mapping[str, Any]) -> str:
     return "\n        ".join(lines)
 
 
+_TRANSFERS = (
+    "the file was transferred",
+    "the firmware image was discarded",
+    "the image is not for this hardware version",
+    "the file transfer failed",
+)
+_ACTIVATIONS = ("the new version is activated", "the new version is not activated")
+_OUTCOMES = ("activated", "no image is held", "another hash than the image held", "not activated")
+
+
 def meaning(document: Mapping[str, Any]) -> str:
-    """What a message says, in a few words."""
-    values = document["fields"]
-    name, words = _WORDS.get(document["use_case"], ("", ()))
-    if name in values and int(values[name]) < len(words):
-        return words[int(values[name])]
-    if "firmware_version" in values:
-        return f"firmware version {values['firmware_version']}"
+    """What a message says, in a few words; its fields tell the rest."""
+    found = document["fields"]
+    try:
+        match document["use_case"], document["kind"], document.get("alert_code"):
+            case "CCS08", "alert", _:
+                return _TRANSFERS[found["response_code"]]
+            case "CS09", "alert", _:
+                return _ACTIVATIONS[found["result"]]
+            case "CS08", "response", _:
+                read = f"firmware version {found['firmware_version']}"
+                return (read, "the version cannot be read")[found["response_code"]]
+            case _, "response", _ if found.get("accepted"):
+                return "accepted"
+            case "CS06", "response", _:
+                return _OUTCOMES[found["response_code"]]
+            case _, "alert", "8F66" | "8F67":
+                return _OUTCOMES[found["response_code"]]
+            case _, "alert", "8F72":
+                return "the image was verified"
+            case _, "alert", "8F1C":
+                return "the image was refused"
+            case _, "alert", "8F30":
+                return "the originator may not do that"
+    except (KeyError, IndexError):
+        pass  # a payload that could not be read has other fields
     return "see its fields"
 
 

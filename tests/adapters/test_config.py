@@ -239,3 +239,69 @@ def test_the_schema_tells_choices_ranges_and_defaults() -> None:
     bank_size = shape["properties"]["storage"]["properties"]["bank_size"]
     assert (bank_size["minimum"], bank_size["default"]) == (4096, 1048576)
     assert schema(HubConfig)["properties"]["hub"]["required"] == ["entity_id"]
+
+
+INVENTORY = """
+[[dcc.inventory]]
+entity_id = "00DB1234567890A4"
+type = "ppmid"
+manufacturer_code = 0x10E0
+model = 0x0005
+hardware_version = 0x0100
+firmware_version = "00070200"
+[[dcc.inventory]]
+entity_id = "00-DB-12-34-56-78-90-A5"
+commissioned = false
+gbcs_version = "3.2"
+"""
+
+
+def test_an_inventory_is_a_list_of_tables(file: Path) -> None:
+    file.write_text(HUB + INVENTORY)
+    first, second = read_hub_config(file).dcc.inventory
+    assert (first.type, first.manufacturer_code, first.model) == ("ppmid", 0x10E0, 5)
+    assert (first.firmware_version, first.commissioned, first.gbcs_version) == (
+        "00070200",
+        True,
+        None,
+    )
+    assert (second.type, second.commissioned, second.gbcs_version) == (None, False, "3.2")
+    items = schema(HubConfig)["properties"]["dcc"]["properties"]["inventory"]["items"]
+    assert items["required"] == ["entity_id"]
+    assert items["properties"]["firmware_version"]["pattern"] == "^([0-9A-Fa-f]{8})$"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('"ppmid"', '"ihd"', "dcc.inventory.type: found 'ihd'"),
+        ("0x10E0", "70000", "dcc.inventory.manufacturer_code: found 70000"),
+        ('"00070200"', '"7.2"', "firmware_version: found '7.2', expected 8 hexadecimal digits"),
+        ('"3.2"', '"three"', "gbcs_version: found 'three', expected a GBCS version"),
+        ("commissioned", "commisioned", "nearest known key is dcc.inventory.commissioned"),
+        ('entity_id = "00DB1234567890A4"\n', "", "missing key dcc.inventory.entity_id"),
+        ("00DB1234567890A4", "A4", "dcc.inventory.entity_id"),
+    ],
+)
+def test_a_wrong_entry_of_the_inventory_is_named(file: Path, old: str, new: str, says: str) -> None:
+    assert old in INVENTORY
+    file.write_text(HUB + INVENTORY.replace(old, new))
+    with pytest.raises(ConfigError, match=says):
+        read_hub_config(file)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('inventory = "x"', "expected a list of tables"),
+        ("inventory = [1]", "expected a list of tables"),
+        ('device_list = "strict"', "expected warn or require"),
+        ('request_rules = "no"', "expected warn or require"),
+        ('ppmid_alert = "63"', "expected a DCC alert code"),
+        ('gbcs_version_min = "4"', "expected a GBCS version"),
+    ],
+)
+def test_a_wrong_rule_of_the_dcc_is_named(file: Path, line: str, says: str) -> None:
+    file.write_text(HUB.replace("[dcc]\n", f"[dcc]\n{line}\n"))
+    with pytest.raises(ConfigError, match=f"ppmid.toml:4: dcc.*{says}"):
+        read_hub_config(file)

@@ -11,6 +11,7 @@ from home import ACB, HUB, KEYS, PPMID, SETTINGS, image, with_ota
 
 from firmware_node.boundary import (
     NOTIFICATIONS,
+    CarryMessage,
     Frame,
     FrameReceived,
     Input,
@@ -30,9 +31,12 @@ from firmware_node.rig.comms_hub import CommsHub, HubSettings, Misbehaviour
 from firmware_node.rig.head_end import HeadEnd
 from firmware_node.rig.memory_storage import Medium, MemoryStorage
 from firmware_node.rig.world import Air, Home, SeededEntropy, World
-from firmware_node.terms import COORDINATOR, BankId, DeviceSettings, EntityId
+from firmware_node.sealing import seal_critical
+from firmware_node.terms import COORDINATOR, BankId, DeviceSettings, DeviceType, EntityId
 from firmware_node.tools.keys import build_keys
+from firmware_node.wire import firmware_messages as fm
 from firmware_node.wire import ota, tunneling, zcl
+from firmware_node.wire.gbcs import Cra, GroupingHeader
 
 SUPPLIER = EntityId.parse("90-B3-D5-1F-30-01-00-00")
 STRANGERS = Keyring(build_keys(b"strangers"))
@@ -107,7 +111,7 @@ class Trace:
 def an_upgrade() -> Trace:
     trace = Trace().offer(image(2)).until("message_delivered")
     trace.world.tell_head_end(ReadVersion("read", SUPPLIER, 7, PPMID))
-    return trace.until("command_answered")
+    return trace.until("command_accepted")
 
 
 def a_hub_with_little_patience() -> Trace:
@@ -211,8 +215,19 @@ def a_command_of_a_stranger() -> Trace:
     return trace.until("command_refused")
 
 
+def a_date_and_its_cancellation() -> Trace:
+    trace = Trace(settings=replace(SETTINGS, type=DeviceType.HCALCS)).until("tunnel_opened")
+    for counter, executes_at in ((1, 900_000_000), (2, None)):
+        request = fm.ActivateFirmware(bytes(32), counter, executes_at, cancels=executes_at is None)
+        header = GroupingHeader(Cra.COMMAND, counter, SUPPLIER, PPMID, fm.CS06_ACTIVATE_FIRMWARE)
+        payload, key = fm.encode_cs06_command(request), KEYS.signing_key(SUPPLIER)
+        message = seal_critical(header, payload, key, KEYS, ACB, PPMID)
+        trace.world.tell_hub(CarryMessage(PPMID, message))
+    return trace.until("activation_cancelled")
+
+
 def an_alert_that_is_not_heard_and_then_lost() -> Trace:
-    trace = Trace().offer(image(2)).until("alert_queued")
+    trace = Trace().offer(image(2)).until("message_queued")
     trace.tell(SendConfirmed(1, delivered=False))
     return trace.restart("outbox/0000000000000001").until("message_lost")
 
@@ -220,7 +235,7 @@ def an_alert_that_is_not_heard_and_then_lost() -> Trace:
 def an_alert_without_counters() -> Trace:
     trace = Trace().offer(image(2)).until("image_activated")
     trace.medium.ratchet = None
-    return trace.restart("counter/own", "floor").until("alert_withheld")
+    return trace.restart("counter/own", "floor").until("message_withheld")
 
 
 def a_running_bank_that_rots() -> Trace:
@@ -243,7 +258,7 @@ STORIES: dict[Callable[[], Trace], str] = {
     an_upgrade: "provisioned image_running server_found tunnel_opened image_query_answered "
     "image_notified image_offered download_started download_progress image_verified "
     "upgrade_end_sent activation_scheduled image_activated restarting self_test image_confirmed "
-    "alert_queued message_delivered device_announced command_answered",
+    "message_queued message_delivered device_announced command_accepted",
     a_hub_with_little_patience: "block_retried download_waiting download_aborted",
     a_hub_without_pages: "pages_given_up",
     an_image_that_fails_its_self_test: "image_reverted upgrade_failed",
@@ -258,9 +273,10 @@ STORIES: dict[Callable[[], Trace], str] = {
     a_hub_that_goes_away: "server_lost",
     frames_and_messages_that_are_none: "frame_refused tunnel_refused message_malformed",
     tunnels_that_end: "tunnel_closed tunnel_lost tunnel_expired",
-    a_command_of_a_stranger: "command_refused",
+    a_command_of_a_stranger: "command_refused log_entry",
+    a_date_and_its_cancellation: "activation_pending activation_cancelled",
     an_alert_that_is_not_heard_and_then_lost: "message_undelivered message_lost",
-    an_alert_without_counters: "counters_lost alert_withheld",
+    an_alert_without_counters: "counters_lost message_withheld",
     a_running_bank_that_rots: "bank_fault running_other_bank",
     two_banks_that_rot: "factory_image_restored nothing_to_run",
     a_database_that_was_salvaged: "records_lost boot_record_rebuilt record_lost",

@@ -120,9 +120,20 @@ def test_a_message_says_what_it_means_and_whether_it_can_be_trusted() -> None:
     ("change", "text"),
     [
         ({"fields": {"response_code": 2}}, "the image is not for this hardware version"),
-        ({"fields": {"response_code": 9, "firmware_version": "2"}}, "firmware version 2"),
+        ({"fields": {"response_code": 9, "firmware_version": "2"}}, "see its fields"),
         ({"use_case": "CS09", "fields": {"result": 1}}, "the new version is not activated"),
-        ({"use_case": "CS08", "fields": {"firmware_version": "3"}}, "firmware version 3"),
+        (
+            {
+                "use_case": "CS08",
+                "kind": "response",
+                "fields": {"firmware_version": "3", "response_code": 0},
+            },
+            "firmware version 3",
+        ),
+        (
+            {"use_case": "CS06", "kind": "response", "fields": {"response_code": 2}},
+            "another hash than the image held",
+        ),
         ({"use_case": "ECS01a", "fields": {"raw": "00" * 300}}, "see its fields"),
     ],
 )

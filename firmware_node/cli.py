@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
+import io
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,18 +32,20 @@ Command = Callable[[argparse.Namespace], int]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
-    args = _parser().parse_args(arguments)
-    levels = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
-    level = levels[0 if args.quiet else min(args.verbose, 2) + 1]
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
-    run: Command = args.run
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may be any octets
     try:
+        args = _parser().parse_args(arguments)
+        levels = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
+        level = levels[0 if args.quiet else min(args.verbose, 2) + 1]
+        logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+        run: Command = args.run
         code = run(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader of our output went away
+        _give_up_stdout()  # who read our output went away
         return 0
     except (ConfigError, DecodeError, KeyMissingError) as error:
         return _complain(error, 2)
@@ -49,12 +53,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(error, 3)
     except FirmwareNodeError as error:
         return _complain(error, 1)
+    except OSError as error:  # what no command foresaw: the disk under stdout is full, …
+        _give_up_stdout()
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{where}{error.strerror or error}", 3)
     return code
 
 
-def _complain(error: Exception, code: int) -> int:
-    text = " ".join(str(error).split())
-    print(f"firmware-node: {text}", file=sys.stderr)
+def _give_up_stdout() -> None:
+    """What is still buffered must not fail once more when the interpreter ends."""
+    with contextlib.suppress(OSError):  # a stdout that is no file has no descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _complain(error: Exception | str, code: int) -> int:
+    from firmware_node.tools.render import printable
+
+    print(f"firmware-node: {printable(' '.join(str(error).split()))}", file=sys.stderr)
     return code
 
 
@@ -122,8 +137,10 @@ def _parser() -> argparse.ArgumentParser:
     config = _group(verbs, "config", "check a configuration, or tell what one may hold")
     check = _verb(config, "check", _config_check, "read a device's or hub's configuration")
     check.add_argument("file", type=Path)
+    check.add_argument("--json", action="store_true")
     schema = _verb(config, "schema", _config_schema, "the JSON Schema of a configuration")
     schema.add_argument("what", choices=["run", "hub"], nargs="?", default="run")
+    schema.add_argument("--json", action="store_true", help="as it always is")
     return parser
 
 
@@ -169,6 +186,7 @@ def _dcc_verbs(verbs: Any) -> None:
     request.add_argument("--user", default="90-B3-D5-1F-30-01-00-00")
     request.add_argument("--counter", type=int, help="default: the clock, in milliseconds")
     request.add_argument("-o", "--output", metavar="FILE", default="-")
+    request.add_argument("--json", action="store_true", help="tell of FILE")
 
 
 def _image_verbs(verbs: Any) -> None:
@@ -189,7 +207,7 @@ def _image_verbs(verbs: Any) -> None:
     build.add_argument("--date-code", default="")
     build.add_argument("--bad-self-test", action="store_true")
     build.add_argument("--startup-ms", type=int, default=0)
-    build.add_argument("--crash-after-ms", type=int)
+    build.add_argument("--crash-after-ms", type=int, help="after it is up")
     build.add_argument("--never-confirms", action="store_true")
     build.add_argument("--faulty-switch", action="store_true")
     build.add_argument("--seed", type=int, default=0)
@@ -207,8 +225,11 @@ def _image_verbs(verbs: Any) -> None:
         verb.add_argument("--json", action="store_true")
     mutate = _verb(image, "mutate", _image_mutate, "a named bad image")
     mutate.add_argument("file")
-    mutate.add_argument("mutation")
+    mutate.add_argument("mutation", help="how it is spoilt; a wrong name lists them")
+    mutate.add_argument("--seed", type=int, default=0, help="which bit a flipped-bit flips")
     mutate.add_argument("-o", "--output", metavar="FILE", required=True)
+    for verb in (build, sign, mutate):
+        verb.add_argument("--json", action="store_true", help="tell of FILE")
     load = _verb(image, "load", _image_load, "flash an image into a running daemon's spare bank")
     load.add_argument("file")
     load.add_argument("--activate", action="store_true")
@@ -227,6 +248,7 @@ def _key_verbs(verbs: Any) -> None:
         type=int,
         help="how long organisations' certificates hold; with --seed from 2020",
     )
+    create.add_argument("--json", action="store_true")
     show = _verb(keys, "show", _keys_show, "what a key folder holds")
     show.add_argument("directory")
     show.add_argument("--json", action="store_true")
@@ -247,6 +269,7 @@ def _key_verbs(verbs: Any) -> None:
     mutate.add_argument("file", metavar="FILE", nargs="?")
     mutate.add_argument("--list", action="store_true", help="every name, and what a device answers")
     mutate.add_argument("-o", "--output", metavar="OUT", default="-", help="hexadecimal digits")
+    mutate.add_argument("--json", action="store_true", help="with -o: which file, how many bytes")
     for verb in (decode, verify, mutate):
         verb.add_argument("--keys", metavar="DIR")
         verb.add_argument("--at", metavar="TIME", type=_moment, help="judge dates then, not now")
@@ -296,7 +319,7 @@ def _run(args: argparse.Namespace) -> int:
     from firmware_node.crypto import Keyring
 
     config = read_device_config(args.config)
-    keyring = Keyring(read_key_folder(config.keys.directory))
+    keyring = Keyring(read_key_folder(config.keys.directory), config.keys.directory)
     return run_device(config, load_factory_image(config, keyring), keyring)
 
 
@@ -314,13 +337,21 @@ def _hub(args: argparse.Namespace) -> int:
 
 
 def _hub_clock(args: argparse.Namespace, text: str) -> int:
-    from datetime import datetime
+    from datetime import UTC, datetime, timedelta
 
+    first = datetime(2000, 1, 1, tzinfo=UTC)
+    last = first + timedelta(seconds=2**32 - 2)  # of a ZigBee UTCTime; ffffffff is no time
     try:
-        datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(text)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        if not first <= moment <= last:
+            raise ValueError
     except ValueError as error:
-        raise ConfigError(f"TIME: found {text!r}, expected RFC 3339") from error
-    for document in _call(_hub_socket(args), "PUT", "/v1/clock", text.encode()):
+        raise ConfigError(
+            f"TIME: found {text!r}, expected RFC 3339, {first:%Y-%m-%dT%H:%M:%SZ} to "
+            f"{last:%Y-%m-%dT%H:%M:%SZ}"
+        ) from error
+    for document in _call(_hub_socket(args), "PUT", "/v1/clock", moment.isoformat().encode()):
         print(json.dumps(document) if args.json else document["utc"])
     return 0
 
@@ -332,10 +363,18 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _config_check(args: argparse.Namespace) -> int:
-    from firmware_node.config import read_config
+    from firmware_node.config import HubConfig, read_config
 
-    read_config(args.file)
-    print(f"{args.file}: in order")
+    config = read_config(args.file)
+    if isinstance(config, HubConfig):
+        from firmware_node.adapters.hub_daemon import misbehaviours
+
+        with _about(args.file):
+            misbehaviours(config.hub)
+    kind = "hub" if isinstance(config, HubConfig) else "run"
+    print(
+        json.dumps({"file": str(args.file), "for": kind}) if args.json else f"{args.file}: in order"
+    )
     return 0
 
 
@@ -350,197 +389,15 @@ def _config_schema(args: argparse.Namespace) -> int:
 
 
 def _dcc_send(args: argparse.Namespace) -> int:
-    from firmware_node.config import read_image
-    from firmware_node.tools import duis
+    from firmware_node.cli_dcc import send
 
-    body = read_image(args.file)
-    if args.timeout is not None and (not args.wait or args.timeout < 1):
-        raise ConfigError("--timeout SECONDS: expected 1 or more, together with --wait")
-    keyring = _maybe_keyring(args.keys)
-    answer: dict[str, Any] = {"warnings": [], "deliveries": [], "messages": [], "responses": []}
-    _send(args, body, answer, stop=args.pre_command_only or keyring is not None)
-    if keyring is not None and "pre_command" in answer and not args.pre_command_only:
-        # As the User: look whether it is what was asked for, sign it, send it.
-        request = duis.parse_request(body)
-        pre_command = bytes.fromhex(answer["pre_command"])
-        signed = duis.sign_pre_command(request, pre_command, keyring)
-        _send(args, duis.build_signed_pre_command_request(request, signed, keyring), answer)
-    if args.json:
-        ordered = ("result", "request_id", "response_code", "request_signature")
-        print(json.dumps({name: answer[name] for name in ordered} | answer))
-    else:
-        if args.pre_command_only and "pre_command" in answer:
-            print(answer["pre_command"])
-        if "local_command" in answer:
-            print(answer["local_command"])
-        print(f"result: {answer['result']}")
-    return 1 if answer["result"] == "failed" else 0
-
-
-def _send(
-    args: argparse.Namespace, body: bytes, answer: dict[str, Any], *, stop: bool = False
-) -> None:
-    """Let the hub carry it out; what it says is added to ``answer`` and shown as it comes."""
-    from urllib.parse import urlencode
-
-    from firmware_node.tools import render
-
-    query = {"wait": "1"} if args.wait else {}
-    if args.timeout is not None:
-        query["limit_s"] = str(args.timeout)
-    if stop:
-        query["stop"] = "pre-command"
-    if args.to is not None:
-        query["to"] = args.to
-    socket, ended = _hub_socket(args), False
-    try:
-        for document in _call(
-            socket, "POST", f"/v1/requests?{urlencode(query)}", body, timeout_s=None
-        ):
-            _merge(answer, document)
-            ended = "result" in document
-            if "response" in document and args.xml is not None:
-                _write_answer(args.xml, len(answer["responses"]), document["response"])
-            if not args.json:
-                render.request_progress(document)
-    except (ConfigError, EnvironmentFailure):
-        raise
-    except FirmwareNodeError as error:  # the hub read the file and found it wrong
-        raise ConfigError(f"{args.file}: {error}") from error
-    if not ended:
-        raise EnvironmentFailure(f"{socket}: the hub ended before it answered")
-
-
-def _merge(answer: dict[str, Any], document: dict[str, Any]) -> None:
-    """The first head tells of the user's own file; the last code and the last result count."""
-    if "delivery" in document:
-        new = document["delivery"]
-        others = [old for old in answer["deliveries"] if old["entity_id"] != new["entity_id"]]
-        answer["deliveries"] = [*others, new]
-    elif "message" in document:
-        answer["messages"].append(document["message"])
-    elif "response" in document:
-        response = document["response"]
-        answer["responses"].append({name: response[name] for name in ("name", "code", "xml")})
-        if response["name"].startswith(("acknowledgement", "response")):
-            answer["response_code"] = response["code"]
-    elif "request_signature" in document:
-        answer["warnings"] += document["warnings"]
-        rest = {name: value for name, value in document.items() if name not in answer}
-        answer.update(rest)
-    else:
-        answer.update(document)
-
-
-def _write_answer(directory: Path, number: int, response: dict[str, str]) -> None:
-    """One document of the DCC as a file; the numbers give their order."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{directory}: {error.strerror}") from error
-    name = response["name"].replace(" ", "-")
-    _write(str(directory / f"{number:02d}-{name}.xml"), response["xml"].encode())
+    return send(args)
 
 
 def _dcc_request(args: argparse.Namespace) -> int:
-    import time
+    from firmware_node.cli_dcc import request
 
-    from firmware_node.terms import EntityId
-    from firmware_node.tools import duis
-
-    keyring = _keyring(args.keys)
-    user = EntityId.parse(args.user)
-    devices = [EntityId.parse(text) for text in args.devices.split(",")]
-    counter = int(time.time() * 1000) if args.counter is None else args.counter
-    given = {
-        name for name in ("image", "hash", "from_file", "at") if getattr(args, name) is not None
-    }
-    allowed = {
-        "11.1": {"image"},
-        "11.2": set(),
-        "11.3": {"hash", "from_file", "at"},
-        "11.4": {"image"},
-    }[args.service]
-    for name in sorted(given - allowed):
-        option = "--from" if name == "from_file" else f"--{name}"
-        raise ConfigError(f"{option} has no place in SR {args.service}")
-    if args.service in ("11.1", "11.4"):
-        xml = _update_request(args, user, devices, counter, keyring)
-    elif len(devices) != 1:
-        raise ConfigError(f"{args.service} takes one device")
-    elif args.service == "11.2":
-        xml = duis.build_read_version_request(user, devices[0], counter, keyring)
-    else:
-        cancels = args.at == "cancel"
-        xml = duis.build_activate_request(
-            user,
-            devices[0],
-            counter,
-            keyring,
-            manufacturer_image_hash=_activation_hash(args),
-            executes_at=None if cancels or args.at is None else _utc(args.at),
-            cancels=cancels,
-        )
-    _write(args.output, xml)
-    return 0
-
-
-def _update_request(
-    args: argparse.Namespace, user: Any, devices: Sequence[Any], counter: int, keyring: Any
-) -> bytes:
-    from firmware_node.config import read_image
-    from firmware_node.terms import Role
-    from firmware_node.tools import duis
-    from firmware_node.wire.ota_file import decode_ota_header
-
-    if args.image is None:
-        raise ConfigError(f"{args.service} needs --image FILE")
-    brokers = keyring.find(Role.ACCESS_CONTROL_BROKER)
-    if not brokers:
-        raise ConfigError(f"{args.keys}: no access control broker in it")
-    image = read_image(args.image)
-    return duis.build_update_request(
-        args.service,
-        user,
-        brokers[0],
-        counter,
-        keyring,
-        image=image,
-        firmware_version=decode_ota_header(image).image.version_hex.upper(),
-        devices=devices,
-    )
-
-
-def _activation_hash(args: argparse.Namespace) -> bytes:
-    """From ``--hash``, or that of the manufacturer image in ``--from``."""
-    from firmware_node.config import read_image
-    from firmware_node.tools import image
-
-    if (args.hash is None) == (args.from_file is None):
-        raise ConfigError("11.3 needs one of --hash H and --from FILE")
-    if args.hash is None:
-        shape: Any = image.inspect(read_image(args.from_file))
-        return bytes.fromhex(shape["manufacturer_image"]["sha256"])
-    try:
-        digest = bytes.fromhex(args.hash)
-    except ValueError:
-        digest = b""
-    if len(digest) != 32:
-        raise ConfigError(f"--hash: found {args.hash!r}, expected 64 hexadecimal digits")
-    return digest
-
-
-def _utc(text: str) -> int:
-    """Seconds since 2000-01-01T00:00:00Z; a moment without a zone is in UTC."""
-    from datetime import UTC, datetime
-
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ConfigError(f"--at: found {text!r}, expected RFC 3339, or cancel") from error
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return int((moment - datetime(2000, 1, 1, tzinfo=UTC)).total_seconds())
+    return request(args)
 
 
 # --- images and keys ------------------------------------------------------------------------------
@@ -580,8 +437,7 @@ def _image_build(args: argparse.Namespace) -> int:
         ),
         supplier_key=supplier,
     )
-    _write(args.output, data)
-    return 0
+    return _write(args, data)
 
 
 def _image_sign(args: argparse.Namespace) -> int:
@@ -591,20 +447,22 @@ def _image_sign(args: argparse.Namespace) -> int:
     from firmware_node.wire.ota_file import decode_ota_header
 
     keyring, data = _keyring(args.keys), read_image(args.file)
-    if args.supplier:
-        signed = sign(data, supplier_key=keyring.signing_key(EntityId.parse(args.supplier)))
-    else:
-        code = decode_ota_header(data).image.manufacturer_code
-        signed = sign(data, manufacturer_key=keyring.manufacturer_signing_key(code))
-    _write(args.output, signed)
-    return 0
+    with _about(args.file):
+        if args.supplier:
+            signed = sign(data, supplier_key=keyring.signing_key(EntityId.parse(args.supplier)))
+        else:
+            code = decode_ota_header(data).image.manufacturer_code
+            signed = sign(data, manufacturer_key=keyring.manufacturer_signing_key(code))
+    return _write(args, signed)
 
 
 def _image_inspect(args: argparse.Namespace) -> int:
     from firmware_node.config import read_image
     from firmware_node.tools import image, render
 
-    shape = image.inspect(read_image(args.file), _maybe_keyring(args.keys), _kind(args.kind))
+    data, keyring = read_image(args.file), _maybe_keyring(args.keys)
+    with _about(args.file):
+        shape = image.inspect(data, keyring, _kind(args.kind))
     if args.json:
         print(json.dumps(shape))
     else:
@@ -615,14 +473,17 @@ def _image_inspect(args: argparse.Namespace) -> int:
 def _image_verify(args: argparse.Namespace) -> int:
     from firmware_node.config import read_image
     from firmware_node.crypto import Keyring
+    from firmware_node.tools import render
     from firmware_node.tools.image import verify
 
     keyring = _maybe_keyring(args.keys) or Keyring({})
-    reasons = verify(read_image(args.file), keyring, _kind(args.kind))
+    data = read_image(args.file)
+    with _about(args.file):
+        reasons = verify(data, keyring, _kind(args.kind))
     if args.json:
         print(json.dumps({"valid": not reasons, "problems": list(reasons)}))
     else:
-        print("valid" if not reasons else "\n".join(reasons))
+        print("valid" if not reasons else "\n".join(map(render.printable, reasons)))
     return 1 if reasons else 0
 
 
@@ -630,16 +491,23 @@ def _image_mutate(args: argparse.Namespace) -> int:
     from firmware_node.config import read_image
     from firmware_node.tools.image import mutate
 
-    _write(args.output, mutate(read_image(args.file), args.mutation))
-    return 0
+    data = read_image(args.file)
+    with _about(args.file):
+        spoilt = mutate(data, args.mutation, seed=args.seed)
+    return _write(args, spoilt)
 
 
 def _image_load(args: argparse.Namespace) -> int:
     from firmware_node.config import read_image
+    from firmware_node.tools.render import printable
+    from firmware_node.wire.ota_file import decode_ota_header
 
+    data = read_image(args.file)
+    with _about(args.file):
+        decode_ota_header(data)  # whether the device takes it is the device's to say
     query = "?activate=1" if args.activate else ""
-    for document in _call(_device_socket(args), "POST", f"/v1/image{query}", read_image(args.file)):
-        print(json.dumps(document) if args.json else document["text"])
+    for document in _call(_device_socket(args), "POST", f"/v1/image{query}", data):
+        print(json.dumps(document) if args.json else printable(document["text"]))
         if not document["done"]:
             return 1
     return 0
@@ -653,6 +521,8 @@ def _keys_create(args: argparse.Namespace) -> int:
     seed = None if args.seed is None else str(args.seed).encode()
     days = DAYS_DEFAULT if args.days is None else args.days
     files = build_keys(seed, devices=list(dict.fromkeys(devices)), days=days)
+    made: list[Path] = []
+    is_new = not args.directory.exists()
     try:
         args.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         if any(args.directory.iterdir()):
@@ -660,11 +530,22 @@ def _keys_create(args: argparse.Namespace) -> int:
         for name, data in files.items():
             mode = 0o600 if name.endswith(".key") else 0o644
             fd = os.open(args.directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            made.append(args.directory / name)
             with os.fdopen(fd, "wb") as file:
                 file.write(data)
-    except OSError as error:
-        raise ConfigError(f"{args.directory}: {error.strerror}") from error
-    print(f"{len(files)} files in {args.directory}")
+    except BaseException as error:  # also an interruption leaves no half of a PKI
+        for path in made:
+            path.unlink(missing_ok=True)
+        if is_new:
+            with contextlib.suppress(OSError):
+                args.directory.rmdir()
+        if isinstance(error, OSError):
+            raise _unwritable(args.directory, error) from error
+        raise
+    if args.json:
+        print(json.dumps({"directory": str(args.directory), "files": len(files)}))
+    else:
+        print(f"{len(files)} files in {args.directory}")
     return 0
 
 
@@ -685,13 +566,12 @@ def _keys_show(args: argparse.Namespace) -> int:
 
 def _gbcs_decode(args: argparse.Namespace) -> int:
     from firmware_node.crypto import Keyring
-    from firmware_node.tools.decode import decode_file
     from firmware_node.tools.decode_text import text
 
     keyring = _maybe_keyring(args.keys) or Keyring({})
     bad = False
-    for name, data in _inputs(args.paths):
-        for line in decode_file(name, data, keyring, _now(args)):
+    for name in _inputs(args.paths):
+        for line in _decoded(name, keyring, _now(args)):
             bad |= "error" in line
             print(json.dumps(line) if args.json else text(line) + "\n")
     return 1 if bad else 0
@@ -700,13 +580,12 @@ def _gbcs_decode(args: argparse.Namespace) -> int:
 def _gbcs_verify(args: argparse.Namespace) -> int:
     from firmware_node.crypto import Keyring
     from firmware_node.tools import render
-    from firmware_node.tools.decode import decode_file
     from firmware_node.tools.verify import Tally
 
     keyring = _maybe_keyring(args.keys) or Keyring({})
     tally = Tally(strict=args.strict, check_validity=args.check_validity)
-    for name, data in _inputs(args.paths):
-        tally.add(decode_file(name, data, keyring, _now(args)))
+    for name in _inputs(args.paths):
+        tally.add(_decoded(name, keyring, _now(args)))
     if args.json:
         print(json.dumps(tally.document()))
     else:
@@ -727,32 +606,65 @@ def _gbcs_mutate(args: argparse.Namespace) -> int:
         return 0
     if args.file is None:
         raise ConfigError("usage: firmware-node gbcs mutate NAME FILE, or gbcs mutate --list")
-    parts = [part for _, data in _inputs([args.file]) for part in parts_of(data)]
+    parts = [part for name in _inputs([args.file]) for part in parts_of(_message_file(name))]
     if len(parts) != 1:
         raise ConfigError(f"{args.file}: expected one message, found {len(parts)}")
     keyring = _maybe_keyring(args.keys) or Keyring({})
     messages = mutate(parts[0].octets, args.name, keyring, _now(args))
-    _write(args.output, "".join(f"{octets.hex()}\n" for octets in messages).encode())
+    _write(args, "".join(f"{octets.hex()}\n" for octets in messages).encode())
     return 0
 
 
-def _inputs(paths: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """Files in the order given, folders recursively and sorted, ``-`` for standard input."""
+def _decoded(name: str, keyring: Any, at: int) -> Iterable[dict[str, Any]]:
+    """The messages of one file; one that cannot be read is an error of its own."""
+    from firmware_node.tools.decode import decode_file
+
+    try:
+        data = _message_file(name)
+    except ConfigError as error:
+        return [{"file": name, "error": str(error)}]
+    return decode_file(name, data, keyring, at)
+
+
+def _message_file(name: str) -> bytes:
+    from firmware_node.config import read_input
     from firmware_node.tools.decode_input import FILE_SIZE_MAX
 
-    for text in paths:
-        if text == "-":
-            yield "-", sys.stdin.buffer.read(FILE_SIZE_MAX + 1)
-            continue
+    if name == "-":
+        return sys.stdin.buffer.read(FILE_SIZE_MAX + 1)
+    return read_input(name, FILE_SIZE_MAX)
+
+
+def _inputs(texts: Sequence[str]) -> list[str]:
+    """Files in the order given, folders recursively and sorted, ``-`` for standard input.
+
+    What is not there is missed before the first one is read.
+    """
+    found: list[str] = []
+    for text in texts:
         path = Path(text)
-        files = sorted(entry for entry in path.rglob("*") if entry.is_file())
-        for name in map(str, files) if path.is_dir() else (text,):
-            try:
-                with open(name, "rb") as file:
-                    data = file.read(FILE_SIZE_MAX + 1)
-            except OSError as error:
-                raise ConfigError(f"{name}: {error.strerror}") from error
-            yield name, data
+        try:
+            if text == "-":
+                found.append(text)
+            elif path.is_dir():
+                files = sorted(entry for entry in _walk(path) if entry.is_file())
+                if not files:
+                    raise ConfigError(f"{text}: no file in it")
+                found.extend(map(str, files))
+            else:
+                path.stat()
+                found.append(text)
+        except OSError as error:
+            raise ConfigError(f"{error.filename or text}: {error.strerror}") from error
+    return found
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    def fail(error: OSError) -> NoReturn:
+        raise error
+
+    for root, _, names in os.walk(folder, onerror=fail):
+        yield from (Path(root) / name for name in names)
 
 
 # --- a running daemon -----------------------------------------------------------------------------
@@ -785,9 +697,11 @@ def _control(args: argparse.Namespace) -> int:
         elif args.what == "events":
             render.event(document)
         elif "text" in document:
-            print(document["text"])
+            print(render.printable(document["text"]))
+        elif args.what == "status":
+            render.status(document)
         else:
-            render.fields(document)
+            render.banks(document)
     return code
 
 
@@ -821,7 +735,7 @@ def _keyring(directory: str) -> Any:
     from firmware_node.config import read_key_folder
     from firmware_node.crypto import Keyring
 
-    return Keyring(read_key_folder(directory))
+    return Keyring(read_key_folder(directory), directory)
 
 
 def _maybe_keyring(directory: str | None) -> Any:
@@ -834,15 +748,50 @@ def _kind(text: str | None) -> Any:
     return None if text is None else ImageFormat(text)
 
 
-def _write(path: str, data: bytes) -> None:
-    if path == "-":
-        sys.stdout.buffer.write(data)
-        return
+@contextlib.contextmanager
+def _about(file: str | Path) -> Iterator[None]:
+    """What turns out to be wrong in a file is told with its name."""
     try:
-        temporary = Path(f"{path}.part")
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        yield
+    except (ConfigError, DecodeError) as error:
+        raise ConfigError(f"{file}: {error}") from error
+
+
+def _write(args: argparse.Namespace, data: bytes) -> int:
+    """Into ``--output``, whole or not at all; the exit code.
+
+    A device or a pipe is written as it is; a file is replaced by one that is complete.
+    """
+    if args.output == "-":
+        if args.json:
+            raise ConfigError("--json tells of a file: it needs -o FILE")
+        sys.stdout.buffer.write(data)
+        return 0
+    path = Path(os.path.realpath(args.output))
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(data)
+        else:
+            _replace(path, data)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise ConfigError(f"{path}: {error.strerror}") from error
+        raise _unwritable(args.output, error) from error
+    if args.json:
+        print(json.dumps({"file": args.output, "bytes": len(data)}))
+    return 0
+
+
+def _replace(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _unwritable(path: str | Path, error: OSError) -> FirmwareNodeError:
+    text = f"{path}: {error.strerror}"
+    machine = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+    return EnvironmentFailure(text) if machine else ConfigError(text)

@@ -32,7 +32,9 @@ T = TypeVar("T")
 MANUFACTURER_IMAGE_MAX = 16 * 1024 * 1024  # bytes; above the schema limit of an image (gbcs.md 2.5)
 IMAGE_FILE_MAX = 16 * 1024 * 1024
 KEY_FILE_MAX = 64 * 1024
+CONFIG_FILE_MAX = 1024 * 1024
 INTEGER_MAX = 2**31 - 1  # no setting needs more, and no product of two leaves 64 bits
+SOCKET_PATH_MAX = 107  # octets that a Unix socket's address holds before its final zero
 
 
 @dataclass(frozen=True)
@@ -233,28 +235,30 @@ def read_device_config(path: Path) -> DeviceConfig:
     Raises:
         ConfigError: one line: file, line, what was found, what is expected.
     """
-    config = _read(path, DeviceConfig)
-    radio = _checked_radio(path, config.radio)
+    text, config = _read(path, DeviceConfig)
     storage, control = config.storage, config.control
     if not storage.directory:
         storage = dataclasses.replace(storage, directory=str(state_directory(path.stem)))
     if not control.socket:
         control = ControlSection(str(runtime_directory() / path.stem / "control.sock"))
+    _check_socket(text, "control.socket", control.socket)
+    radio = _checked_radio(text, config.radio)
     return dataclasses.replace(config, radio=radio, storage=storage, control=control)
 
 
 def read_hub_config(path: Path) -> HubConfig:
     """Read and cross-check a hub's configuration; errors as ``read_device_config``."""
-    config = _read(path, HubConfig)
-    if config.hub.activation not in ("now", "hold") and not config.hub.activation.isdecimal():
-        raise ConfigError(
-            f"{path}: hub.activation: found {config.hub.activation!r}, "
-            "expected now, hold or a number of seconds"
-        )
-    dcc = config.dcc
+    text, config = _read(path, HubConfig)
+    hub, dcc = config.hub, config.dcc
+    if _ACTIVATION.fullmatch(hub.activation) is None:
+        raise _wrong(text, "hub.activation", repr(hub.activation), "now, hold or seconds")
+    for entry in hub.script:
+        if _SCRIPT.fullmatch(entry) is None:
+            raise _wrong(text, "hub.script", repr(entry), "what:times:from_offset")
     if not dcc.socket:
         dcc = dataclasses.replace(dcc, socket=str(runtime_directory() / "hub.sock"))
-    return dataclasses.replace(config, radio=_checked_radio(path, config.radio), dcc=dcc)
+    _check_socket(text, "dcc.socket", dcc.socket)
+    return dataclasses.replace(config, radio=_checked_radio(text, config.radio), dcc=dcc)
 
 
 def read_config(path: Path) -> DeviceConfig | HubConfig:
@@ -285,28 +289,39 @@ def read_key_folder(directory: str) -> dict[str, bytes]:
                 f"keys.directory is {directory!r} and CREDENTIALS_DIRECTORY is not set"
             )
         prefix, directory = directory.removeprefix("credential:") + "_", root
-    found: dict[str, bytes] = {}
     try:
-        for path in sorted(Path(directory).iterdir()):
-            if path.suffix in (".pem", ".key") and path.name.startswith(prefix):
-                if path.stat().st_size > KEY_FILE_MAX:
-                    raise ConfigError(f"{path}: too large for a key")
-                found[path.name.removeprefix(prefix)] = path.read_bytes()
+        paths = sorted(Path(directory).iterdir())
     except OSError as error:
         raise ConfigError(f"key folder {directory}: {error.strerror}") from error
+    found = {
+        path.name.removeprefix(prefix): read_input(path, KEY_FILE_MAX)
+        for path in paths
+        if path.suffix in (".pem", ".key") and path.name.startswith(prefix)
+    }
     if not found:
         raise ConfigError(f"key folder {directory}: no .pem or .key file in it")
     return found
 
 
 def read_image(path: str) -> bytes:
-    """A file given by the operator, at most ``IMAGE_FILE_MAX`` bytes."""
+    """An image or a request given by the operator, at most ``IMAGE_FILE_MAX`` bytes."""
+    return read_input(path, IMAGE_FILE_MAX)
+
+
+def read_input(path: str | Path, limit: int) -> bytes:
+    """A file given by the operator; one without an end is as wrong as one that is too large.
+
+    Raises:
+        ConfigError: it cannot be read, or has more than ``limit`` bytes.
+    """
     try:
-        if Path(path).stat().st_size > IMAGE_FILE_MAX:
-            raise ConfigError(f"{path}: more than {IMAGE_FILE_MAX} bytes")
-        return Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            data = file.read(limit + 1)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
+    if len(data) > limit:
+        raise ConfigError(f"{path}: expected at most {limit} bytes, found more")
+    return data
 
 
 def runtime_directory() -> Path:
@@ -336,8 +351,10 @@ class _Text:
                 section = _plain(found[1])
                 self._lines.setdefault(section, number)
             elif found := _KEY.match(line):
-                name = _plain(found[1])
-                self._lines.setdefault(f"{section}.{name}" if section else name, number)
+                name = f"{section}.{_plain(found[1])}" if section else _plain(found[1])
+                while name and name != section:  # a dotted key makes the tables on its way
+                    self._lines.setdefault(name, number)
+                    name = name.rpartition(".")[0]
 
     def where(self, name: str) -> str:
         """``file:line`` of a key by its dotted name, or of the table it is in."""
@@ -347,6 +364,9 @@ class _Text:
 
 
 _SECTION = re.compile(r"\s*\[+([^\]]+)\]")
+_AT_LINE = re.compile(r" \(at line (\d+), column \d+\)")
+_ACTIVATION = re.compile(r"now|hold|[0-9]{1,9}")  # seconds: a UTC time has 32 bits
+_SCRIPT = re.compile(r"[a-z_]+(:[0-9]{1,9}){0,2}")
 _KEY = re.compile(r"\s*([A-Za-z0-9_\-.\"' ]+?)\s*=")
 
 
@@ -355,21 +375,36 @@ def _plain(name: str) -> str:
 
 
 def _parse(path: Path) -> tuple[str, dict[str, Any]]:
+    data = read_input(path, CONFIG_FILE_MAX)
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at octet {error.start}") from error
     try:
         return text, tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        where = _AT_LINE.search(str(error))
+        line = f":{where[1]}" if where else ""
+        raise ConfigError(f"{path}{line}: no TOML: {_AT_LINE.sub('', str(error))}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: no TOML: nested too deep") from error
 
 
-def _read(path: Path, kind: type[T]) -> T:
-    text, tree = _parse(path)
-    return _build(_Text(path, text), "", tree, kind)
+def _read(path: Path, kind: type[T]) -> tuple[_Text, T]:
+    source, tree = _parse(path)
+    text = _Text(path, source)
+    return text, _build(text, "", tree, kind)
+
+
+def _wrong(text: _Text, name: str, found: str, expected: str) -> ConfigError:
+    return ConfigError(f"{text.where(name)}: {name}: found {found}, expected {expected}")
+
+
+def _check_socket(text: _Text, name: str, path: str) -> None:
+    size = len(os.fsencode(path))
+    if size > SOCKET_PATH_MAX:
+        expected = f"at most {SOCKET_PATH_MAX}, a socket's limit"
+        raise _wrong(text, name, f"a path of {size} octets", expected)
 
 
 def _build(text: _Text, prefix: str, tree: Mapping[str, Any], kind: type[T]) -> T:
@@ -384,6 +419,8 @@ def _build(text: _Text, prefix: str, tree: Mapping[str, Any], kind: type[T]) -> 
     values: dict[str, Any] = {}
     for name, item in known.items():
         if name in tree:
+            if tree[name] == "" and item.default != "":
+                raise _wrong(text, f"{prefix}{name}", "an empty string", "something in it")
             values[name] = _value(text, f"{prefix}{name}", tree[name], hints[name])
         elif _is_required(item):
             where = text.where(f"{prefix}{name}")
@@ -393,10 +430,9 @@ def _build(text: _Text, prefix: str, tree: Mapping[str, Any], kind: type[T]) -> 
 
 def _value(text: _Text, name: str, value: Any, hint: Any) -> Any:
     hint = _without_none(hint)
-    where = f"{text.where(name)}: {name}"
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, dict):
-            raise ConfigError(f"{where}: found {_found(value)}, expected a table")
+            raise _wrong(text, name, _found(value), "a table")
         return _build(text, f"{name}.", value, hint)
     if get_origin(hint) is tuple:
         kind = get_args(hint)[0]
@@ -404,36 +440,42 @@ def _value(text: _Text, name: str, value: Any, hint: Any) -> Any:
             (dict, "a list of tables") if kind is not str else (str, "a list of strings")
         )
         if not isinstance(value, list) or not all(isinstance(entry, raw) for entry in value):
-            raise ConfigError(f"{where}: found {_found(value)}, expected {expected}")
+            raise _wrong(text, name, _found(value), expected)
         if kind is str:
             return tuple(value)
         return tuple(_build(text, f"{name}.", entry, kind) for entry in value)
     if type(value) is not hint:
-        raise ConfigError(f"{where}: found {_found(value)}, expected {_TYPES[hint]}")
+        raise _wrong(text, name, _found(value), _TYPES[hint])
+    if hint is str and not value.isprintable():  # no path or name has a control character
+        raise _wrong(text, name, _found(value), "printable characters")
     if name in CHOICES and value not in CHOICES[name]:
-        expected = " or ".join(CHOICES[name])
-        raise ConfigError(f"{where}: found {value!r}, expected {expected}")
+        raise _wrong(text, name, repr(value), " or ".join(CHOICES[name]))
     if name in PATTERNS and PATTERNS[name][0].fullmatch(value) is None:
-        raise ConfigError(f"{where}: found {value!r}, expected {PATTERNS[name][1]}")
+        raise _wrong(text, name, repr(value), PATTERNS[name][1])
     if name in _ENTITIES:
         try:
             EntityId.parse(value)
         except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from error
+            raise _wrong(text, name, repr(value), "16 hexadecimal digits") from error
     if hint is int:
         low, high = RANGES.get(name, (0, INTEGER_MAX))
         if not low <= value <= high:
-            raise ConfigError(f"{where}: found {value}, expected {low} to {high}")
+            raise _wrong(text, name, str(value), f"{low} to {high}")
     return value
 
 
 _TYPES = {str: "a string", int: "a whole number", bool: "true or false"}
 _SCHEMA_TYPES = {str: "string", int: "integer", bool: "boolean"}
+_KINDS = {str: "the string ", int: "the number ", float: "the number "}
 
 
 def _found(value: Any) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 40 else text[:40] + '...'}"
+    """A value in TOML's words."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "a table"
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    text = repr(value) if isinstance(value, str) else text
+    return _KINDS.get(type(value), "") + (text if len(text) <= 40 else f"{text[:40]}...")
 
 
 def _without_none(hint: Any) -> Any:
@@ -477,9 +519,10 @@ def _schema_of(kind: Any, prefix: str) -> dict[str, Any]:
     }
 
 
-def _checked_radio(path: Path, radio: RadioSection) -> RadioSection:
+def _checked_radio(text: _Text, radio: RadioSection) -> RadioSection:
     if radio.type == "znp":
-        raise ConfigError(f"{path}: radio.type: znp is not available yet, expected virtual")
+        raise _wrong(text, "radio.type", "'znp', which is not available yet", "virtual")
     if not radio.air:
-        return dataclasses.replace(radio, air=str(runtime_directory() / "air.sock"))
+        radio = dataclasses.replace(radio, air=str(runtime_directory() / "air.sock"))
+    _check_socket(text, "radio.air", radio.air)
     return radio

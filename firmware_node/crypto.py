@@ -50,9 +50,11 @@ _NAME = re.compile(
 )
 USAGE_NAMES: Final = {"ds": "digitalSignature", "ka": "keyAgreement"}
 _EPOCH = datetime.datetime(2000, 1, 1)
-# All that reading a certificate of somebody else's making may raise.
+# All that reading a certificate of somebody else's making may raise; the library answers a name
+# whose attribute has an ASN.1 type that does not go with it by TypeError.
 _UNREADABLE = (
     ValueError,
+    TypeError,
     UnsupportedAlgorithm,
     x509.DuplicateExtension,
     x509.InvalidVersion,
@@ -224,9 +226,13 @@ class CertificateInfo:
 
 
 class Keyring:
-    """Every key of a folder, by who holds it; contract: ``DIR holds …``."""
+    """Every key of a folder, by who holds it; contract: ``DIR holds …``.
 
-    def __init__(self, files: Mapping[str, bytes]) -> None:
+    ``folder`` is what errors call the place that the files come from.
+    """
+
+    def __init__(self, files: Mapping[str, bytes], folder: str = "the key folder") -> None:
+        self._folder = folder
         self._files = {name: data for name, data in files.items() if _NAME.fullmatch(name)}
         self._public: dict[str, ec.EllipticCurvePublicKey] = {}
         self._private: dict[str, ec.EllipticCurvePrivateKey] = {}
@@ -236,6 +242,7 @@ class Keyring:
         self._uncertified: tuple[EntityId, ...] | None = None
         self._misfits: dict[str, str | None] = {}
         self._at: str | None = None
+        self._undated: Keyring | None = None  # the keyring that this one is a dated view of
 
     def at(self, utc: int | None) -> Keyring:
         """The same keys as they count at a moment, in seconds since 2000-01-01T00:00:00Z.
@@ -243,8 +250,8 @@ class Keyring:
         There a public key whose certificate has expired or is not yet valid is missing, and its
         holder has no role by it. None: no dates are looked at, as in any keyring at first.
         """
-        keyring = copy.copy(self)
-        keyring._found = {}  # what is parsed or agreed is shared; who is found depends on the dates
+        keyring = copy.copy(self)  # shares what is parsed or agreed
+        keyring._undated, keyring._found = self._undated or self, {}
         keyring._at = None if utc is None else _rfc3339(utc)
         return keyring
 
@@ -319,7 +326,8 @@ class Keyring:
     def find(self, role: Role) -> tuple[EntityId, ...]:
         """Every organisation of this role, sorted."""
         if role not in self._found:
-            self._found[role] = tuple(who for who in self.entities() if self.role(who) is role)
+            candidates = self._undated.find(role) if self._undated else self.entities()
+            self._found[role] = tuple(who for who in candidates if self.role(who) is role)
         return self._found[role]
 
     def entities(self) -> tuple[EntityId, ...]:
@@ -353,7 +361,7 @@ class Keyring:
             KeyMissingError: no key file of that name.
         """
         if name not in self._files:
-            raise KeyMissingError(f"no file {name} in the key folder")
+            raise KeyMissingError(f"no file {name} in {self._folder}")
         return self._files[name]
 
     def check(self, stem: str) -> None:
@@ -366,7 +374,7 @@ class Keyring:
         public = self._public_key(stem)
         if f"{stem}.key" in self._files:
             if self._private_key(f"{stem}.key").public_key() != public:
-                raise ConfigError(f"{stem}: the private key does not belong to {stem}.pem")
+                raise self._bad(stem, f"the private key does not belong to {stem}.pem")
 
     def objection(self, stem: str) -> str | None:
         """Why the certificate in ``stem``.pem is not used; None: nothing speaks against it.
@@ -385,18 +393,21 @@ class Keyring:
         """The names of all key files, sorted."""
         return tuple(sorted(self._files))
 
+    def _bad(self, name: str, reason: str) -> ConfigError:
+        return ConfigError(f"{self._folder}: {name}: {reason}")
+
     def _describe(self, name: str, data: bytes) -> CertificateInfo:
         try:
             # The library reads names and extensions lazily, so they fail only here.
             return _describe(self._load_certificate(name, data))
         except _UNREADABLE as error:
-            raise ConfigError(f"{name}: no readable certificate ({error})") from error
+            raise self._bad(name, f"no readable certificate ({error})") from error
 
     def _load_certificate(self, name: str, data: bytes) -> x509.Certificate:
         try:
             return x509.load_pem_x509_certificate(data)
         except _UNREADABLE as error:
-            raise ConfigError(f"{name}: no readable certificate ({error})") from error
+            raise self._bad(name, f"no readable certificate ({error})") from error
 
     def _usable_key(self, stem: str) -> ec.EllipticCurvePublicKey:
         reason = self.objection(stem)
@@ -429,23 +440,24 @@ class Keyring:
             else:
                 key = serialization.load_pem_public_key(data)
         except (ValueError, UnsupportedAlgorithm) as error:
-            raise ConfigError(f"{stem}.pem: no readable public key") from error
+            raise self._bad(f"{stem}.pem", "no readable public key") from error
         if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
-            raise ConfigError(f"{stem}.pem: expected a P-256 key")
+            raise self._bad(f"{stem}.pem", "expected a P-256 key")
         return key
 
     def _private_key(self, name: str) -> ec.EllipticCurvePrivateKey:
         if name not in self._private:
             data = self._files.get(name)
             if data is None:
-                raise KeyMissingError(f"no key {name.removesuffix('.key')} in the key folder")
+                stem = name.removesuffix(".key")
+                raise KeyMissingError(f"no key {stem} in {self._folder}")
             try:
                 key = serialization.load_pem_private_key(data, password=None)
             except (ValueError, TypeError, UnsupportedAlgorithm):
                 # Its cause could quote key material, so it is cut off.
-                raise ConfigError(f"{name}: no readable private key") from None
+                raise self._bad(name, "no readable private key") from None
             if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
-                raise ConfigError(f"{name}: expected a P-256 key")
+                raise self._bad(name, "expected a P-256 key")
             self._private[name] = key
         return self._private[name]
 

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -24,9 +24,11 @@ from firmware_node.tools import render
 
 PPMID = "00-DB-12-34-56-78-90-A4"
 BLOCK_SIZE = 50
+SOCKET_FOLDER_MAX = 80  # octets of the temporary directory's path
 START_LIMIT_S = 15
 RUN_LIMIT_S = 600
 END_LIMIT_S = 10
+LOOK_S = 0.1  # between two looks at a command that runs
 
 _DEVICE = """\
 [device]
@@ -75,16 +77,26 @@ def run_demo(device: str, size: int, keep: str | None, seed: int, as_json: bool)
         raise ConfigError(f"--size: found {size}, expected 1024 to 10000000")
     with contextlib.ExitStack() as stack:
         # A socket's path is limited to about 100 octets, so sockets get a short folder.
-        run = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fn-")))
+        short = None if len(tempfile.gettempdir()) <= SOCKET_FOLDER_MAX else "/tmp"  # noqa: S108
+        run = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fn-", dir=short)))
         if keep is None:
             root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fn-demo-")))
         else:
-            root = Path(keep).resolve()
-            root.mkdir(parents=True, exist_ok=True)
-            if any(root.iterdir()):
-                raise ConfigError(f"--keep {keep}: expected an empty folder")
-        signal.signal(signal.SIGTERM, _stop)
+            root = _kept(keep)
+        for number in _SIGNALS:
+            signal.signal(number, _stop)
         return _Demo(root, run, size, seed, as_json).run(stack)
+
+
+def _kept(keep: str) -> Path:
+    root = Path(keep).resolve()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if any(root.iterdir()):
+            raise ConfigError(f"--keep {keep}: expected an empty folder")
+    except OSError as error:
+        raise ConfigError(f"--keep {keep}: {error.strerror}") from error
+    return root
 
 
 class _Demo:
@@ -94,6 +106,7 @@ class _Demo:
         self._size = size
         self._seed = seed
         self._json = as_json
+        self._display = render.Display(sys.stdout)
         self._transfer: list[float] = []
         self._over = threading.Event()
         self._processes: list[subprocess.Popen[Any]] = []
@@ -101,29 +114,32 @@ class _Demo:
     def run(self, stack: contextlib.ExitStack) -> int:
         began = time.monotonic()
         stack.callback(self._end)
-        self._say("keys, two signed images and two configurations")
+        self._say("prepare", "keys, two signed images, two configurations")
         self._prepare()
-        self._say("starting the Comms Hub and the PPMID, each a process of its own")
+        self._say("start", "a Comms Hub and a PPMID, each a process of its own")
         self._spawn(stack, "hub", "hub.toml", self._run / "hub.sock")
         self._spawn(stack, "run", "ppmid.toml", self._run / "ppmid.sock")
         before = self._status()
         self._wait_joined()
         stack.callback(self._over.set)
         threading.Thread(target=self._watch, daemon=True).start()
-        self._say(f"SR 11.4: update PPMID {PPMID} from {self._running(before)}")
+        self._say("", f"PPMID {PPMID} joined, version {self._running(before)} runs")
+        self._say("distribute", "SR 11.4 asks for version 00000002")
         messages = self._send("update.xml", "request", "11.4", "--image", "version-2.ota")
-        self._say("SR 11.2: read the version back")
-        messages += self._send("read.xml", "request", "11.2")
+        self._tell("alerts", messages)
+        read = self._send("read.xml", "request", "11.2")
+        self._tell("read back", read)
+        messages += read
         after = self._status()
         report = self._report(began, before, after, messages)
         if self._json:
             print(json.dumps(report))
         else:
             found = report["devices"][0]
-            print(
-                f"{report['result']}: {found['from_version']} to {found['to_version']}, bank "
-                f"{found['running_bank']} {found['state']}, {report['seconds']} s in all, "
-                f"{found['blocks']} blocks in {found['transfer_seconds']} s"
+            self._display.line(
+                f"{report['result']}: PPMID went from {found['from_version']} to "
+                f"{found['to_version']}, bank {found['running_bank']} {found['state']}, "
+                f"{report['seconds']} s in all"
             )
         return 0 if report["result"] == "ok" else 1
 
@@ -178,21 +194,35 @@ class _Demo:
             time.sleep(0.05)
 
     def _watch(self) -> None:
-        """Progress for a person, and the moments of the transfer for the report."""
+        """A line a stage for a person, and the moments of the transfer for the report."""
         for event in self._events():
-            name = event["name"]
-            if name == "download_started":
+            if event["name"] == "download_started":
                 self._transfer = [time.monotonic()]
-            elif name == "image_verified" and len(self._transfer) == 1:
+            elif event["name"] == "image_verified" and len(self._transfer) == 1:
                 self._transfer.append(time.monotonic())
-            if self._json:
-                continue
-            if name == "download_progress" and self._transfer:
-                seconds = max(time.monotonic() - self._transfer[0], 1e-6)
-                offset, total = event["file_offset"], event["total_size"]
-                render.progress(offset, total, offset / BLOCK_SIZE / seconds)
-            elif name in _SHOWN:
-                render.event(event)
+            self._tell_of(event)
+
+    def _tell_of(self, event: dict[str, Any]) -> None:
+        match event["name"]:
+            case "image_verified":
+                size, seconds = event["size"], self._transfer[-1] - self._transfer[0]
+                blocks = -(-size // BLOCK_SIZE)
+                whole = {"file_offset": size, "total_size": size}
+                self._say("", render.bar(whole | {"blocks_per_second": blocks / (seconds or 1)}))
+                self._say("", f"{size} bytes, {blocks} blocks, {render.duration(seconds)}")
+                self._say("verify", f"SHA-256 {event['manufacturer_sha256'][:32]}...")
+            case "image_activated":
+                self._say("activate", f"bank {event['bank']}, version {event['version']}")
+            case "image_running" if event["trial"]:
+                self._say("restart", f"version {event['version']} runs on trial")
+            case "self_test":
+                self._say("confirm", f"self-test {'passed' if event['passed'] else 'failed'}")
+            case "image_confirmed":
+                self._say("", f"version {event['version']} confirmed")
+            case "image_reverted":
+                self._say("revert", f"to version {event['version']}: {event['cause']}")
+            case "upgrade_failed":
+                self._say("failed", f"{event['phase']}: {event['cause']}")
 
     def _events(self) -> Iterator[dict[str, Any]]:
         """Every notification once, across the restart of the device."""
@@ -208,23 +238,39 @@ class _Demo:
     def _send(self, file: str, *request: str) -> list[dict[str, Any]]:
         self._command("dcc", *request, "--devices", PPMID, "--keys", "keys", "-o", file)
         done = self._command(
-            "dcc", "send", file, "--hub", str(self._run / "hub.sock"), "--wait", "--json"
+            *("dcc", "send", file, "--hub", str(self._run / "hub.sock"), "--wait", "--json"),
+            meanwhile=self._show_progress,
         )
-        result = json.loads(done)
-        messages: list[dict[str, Any]] = result["messages"]
-        if not self._json:
-            for message in messages:
-                print(f"  {render.message(message)}", flush=True)
+        messages: list[dict[str, Any]] = json.loads(done)["messages"]
         return messages
 
-    def _command(self, *arguments: str) -> str:
+    def _show_progress(self) -> None:
+        with contextlib.suppress(EnvironmentFailure, StopIteration):  # it may be restarting
+            status = next(iter(call(self._run / "ppmid.sock", "GET", "/v1/status")))
+            if status["upgrade"]["status"] == "download_in_progress" and not self._json:
+                self._display.progress("", status["upgrade"])
+
+    def _tell(self, stage: str, messages: Sequence[dict[str, Any]]) -> None:
+        for message in messages:
+            verdict = "MAC" if message["signature"] == "absent" else "signature"
+            code = message.get("alert_code", message["kind"])
+            self._say(stage, f"{message['use_case']:<5} {code}: {render.meaning(message)}")
+            self._say("", f"{verdict} {message[verdict.lower()]}, from {message['originator']}")
+            stage = ""
+
+    def _command(self, *arguments: str, meanwhile: Callable[[], None] = lambda: None) -> str:
         process = self._start(arguments, subprocess.PIPE, subprocess.PIPE)
-        try:
-            out, err = process.communicate(timeout=RUN_LIMIT_S)
-        except subprocess.TimeoutExpired as error:
-            raise FirmwareNodeError(
-                f"{' '.join(arguments[:2])}: not done after {RUN_LIMIT_S} s"
-            ) from error
+        limit = time.monotonic() + RUN_LIMIT_S
+        while True:
+            try:
+                out, err = process.communicate(timeout=LOOK_S)
+                break
+            except subprocess.TimeoutExpired:
+                meanwhile()
+                if time.monotonic() > limit:
+                    raise FirmwareNodeError(
+                        f"{' '.join(arguments[:2])}: not done after {RUN_LIMIT_S} s"
+                    ) from None
         if process.returncode:
             reason = err.decode().strip() or out.decode().strip()
             raise FirmwareNodeError(f"{' '.join(arguments[:2])}: {reason}")
@@ -248,6 +294,8 @@ class _Demo:
 
     def _end(self) -> None:
         """Stop whatever still runs, the last first."""
+        _ignore_signals()
+        self._display.end()
         for process in reversed(self._processes):
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
@@ -297,41 +345,34 @@ class _Demo:
             "devices": [device],
         }
 
-    def _say(self, text: str) -> None:
+    def _say(self, stage: str, text: str) -> None:
         if not self._json:
-            print(f"- {text}", flush=True)
+            self._display.stage(stage, text)
 
 
-_SHOWN = (
-    "download_started",
-    "image_verified",
-    "activation_scheduled",
-    "image_activated",
-    "restarting",
-    "image_running",
-    "self_test",
-    "image_confirmed",
-    "image_reverted",
-    "upgrade_failed",
-    "alert_queued",
-)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _stop(number: int, _frame: object) -> NoReturn:
-    """Ended from outside, the demo ends its processes too."""
+    """Ended from outside, the demo ends its processes too; a second signal does not hinder it."""
+    _ignore_signals()
     sys.exit(128 + number)
+
+
+def _ignore_signals() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """SIGINT and SIGTERM wait until the end of the block."""
+    """Signals wait until the end of the block."""
     caught: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda found, _: caught.append(found)) for number in numbers]
+    before = [signal.signal(number, lambda found, _: caught.append(found)) for number in _SIGNALS]
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in zip(_SIGNALS, before, strict=True):
             signal.signal(number, handler)
         if caught:
             signal.raise_signal(caught[0])

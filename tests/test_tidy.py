@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "adapters.dcc_rules": ("tools.duis.",),
     "demo": (*FOUNDATION, "adapters.control_client", "tools.render"),
     "cli": ("",),  # anything
+    "cli_dcc": ("",),
 }
 # The two that drive devices as well as hubs.
 MAY_IMPORT["rig.world"] = MAY_IMPORT["rig.invariants"] = MAY_IMPORT["rig.fleet"] = ("node.",)

@@ -27,7 +27,8 @@ from firmware_node.adapters.driver import (
     now_ms,
     on_signals,
 )
-from firmware_node.adapters.storage import FileStorage
+from firmware_node.adapters.pace import Watch
+from firmware_node.adapters.storage import ROOM, FileStorage
 from firmware_node.adapters.virtual_radio import AirClient
 from firmware_node.boundary import (
     Answer,
@@ -45,9 +46,10 @@ from firmware_node.boundary import (
 )
 from firmware_node.config import DeviceConfig, read_image
 from firmware_node.crypto import Keyring
-from firmware_node.errors import ConfigError, KeyMissingError
+from firmware_node.errors import ConfigError, KeyMissingError, RefusedError
 from firmware_node.node.device import Device
 from firmware_node.node.logs import Log
+from firmware_node.node.verification import verify_image
 from firmware_node.terms import ImageKey
 from firmware_node.wire.manufacturer_image import Manifest, build
 from firmware_node.wire.ota_file import OtaHeader, build_gb_plain
@@ -61,6 +63,7 @@ _log = logging.getLogger(__name__)
 def run_device(config: DeviceConfig, factory_image: bytes, keyring: Keyring) -> int:
     """Run until stopped; the exit code. Does not return when the device restarts."""
     _check_keys(config, keyring)
+    _check_factory_image(config, factory_image, keyring)
     storage = FileStorage(Path(config.storage.directory), config.storage.bank_size)
     daemon = DeviceDaemon(config, storage, keyring, factory_image)
     try:
@@ -74,11 +77,21 @@ def run_device(config: DeviceConfig, factory_image: bytes, keyring: Keyring) -> 
 
 def _check_keys(config: DeviceConfig, keyring: Keyring) -> None:
     """What the device cannot do without is missed at start, not at the first alert."""
-    entity_id = config.settings().entity_id
+    keyring.signing_key(config.settings().entity_id)
+
+
+def _check_factory_image(config: DeviceConfig, image: bytes, keyring: Keyring) -> None:
+    """A device that could not run it is missed before anything is stored, not at a reset."""
+    where = f"device.factory_image {config.device.factory_image or '(built in)'}"
     try:
-        keyring.signing_key(entity_id)
-    except KeyMissingError as error:
-        raise ConfigError(f"keys.directory {config.keys.directory}: {error}") from error
+        verify_image(image, config.settings(), keyring)
+    except RefusedError as refused:
+        raise ConfigError(f"{where}: {refused}") from refused
+    if len(image) > config.storage.bank_size + ROOM:
+        raise ConfigError(
+            f"{where}: found {len(image)} bytes, expected at most storage.bank_size "
+            f"{config.storage.bank_size} and header"
+        )
 
 
 def _re_execute(reason: str) -> NoReturn:
@@ -117,13 +130,14 @@ class DeviceDaemon:
         self._answer: Answer | None = None
         self._stopping: asyncio.Future[int] | None = None
         self._error: BaseException | None = None
-        self._rate: tuple[float, int] | None = None
+        self._watch = Watch(config.ota.block_size)
         self.restart: str | None = None
 
     async def main(self) -> int:
         """Start, say that we are ready, run until something ends us."""
         self._stopping = asyncio.get_running_loop().create_future()
         on_signals(self._on_signal)
+        self._control.bind()  # a start counts in a trial, so it must not fail on this afterwards
         self._driver.deliver(Started())
         if not self._stopping.done():
             await self._control.open()
@@ -161,9 +175,7 @@ class DeviceDaemon:
             case SendFrame():
                 self._radio.send(effect)
             case Notify():
-                self._events.add(effect)
-                if effect.name == "download_started":
-                    self._rate = (time.monotonic(), int(effect.fields["file_offset"] or 0))
+                self._events.add(self._watch.heard(effect))
             case Answer():
                 self._answer = effect
             case Reboot(reason=reason):
@@ -220,14 +232,7 @@ class DeviceDaemon:
 
     def _status(self) -> Document:
         status = self._device.status(now_ms())
-        upgrade = status["upgrade"]
-        assert isinstance(upgrade, dict)
-        if self._rate is not None and upgrade["status"] == "download_in_progress":
-            seconds = time.monotonic() - self._rate[0]
-            done = upgrade["file_offset"] - self._rate[1]
-            if done > 0 and seconds > 0:
-                left = upgrade["total_size"] - upgrade["file_offset"]
-                upgrade["eta_seconds"] = round(left * seconds / done, 1)
+        self._watch.add_to(status)
         status["pid"] = os.getpid()
         return status
 

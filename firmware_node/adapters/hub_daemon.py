@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from firmware_node.adapters.driver import (
     now_ms,
     on_signals,
 )
+from firmware_node.adapters.pace import Pace
 from firmware_node.adapters.virtual_radio import AirServer
 from firmware_node.boundary import (
     CarryMessage,
@@ -42,7 +43,7 @@ from firmware_node.boundary import (
     SetClock,
     Started,
 )
-from firmware_node.config import HubConfig, read_key_folder
+from firmware_node.config import HubConfig, HubSection, read_key_folder
 from firmware_node.crypto import Keyring
 from firmware_node.errors import ConfigError
 from firmware_node.rig.comms_hub import CommsHub, HubSettings, Misbehaviour
@@ -51,6 +52,7 @@ from firmware_node.terms import EntityId, Role
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 WAIT_MAX_S = 7 * 24 * 3600
+PROGRESS_S = 0.2  # between two looks at the transfers that a request waits for
 MESSAGES_KEPT = 1000  # in memory, for ``GET /v1/messages``
 _log = logging.getLogger(__name__)
 
@@ -60,7 +62,7 @@ def run_hub(config: HubConfig) -> int:
 
     With ``check_validity`` the dates of certificates are judged once, at the start.
     """
-    keyring = Keyring(read_key_folder(config.keys.directory))
+    keyring = Keyring(read_key_folder(config.keys.directory), config.keys.directory)
     if config.keys.check_validity:
         keyring = keyring.at(utc_now())
     return asyncio.run(HubDaemon(config, keyring).main())
@@ -109,19 +111,22 @@ class HubDaemon:
         """Open air and socket, say that we are ready, run until something ends us."""
         self._stopping = asyncio.get_running_loop().create_future()
         on_signals(self._stop)
-        await self._radio.open()
-        self._driver.deliver(Started())
-        await self._control.open()
-        for problem in self._dcc.list_problems:
-            _log.warning("central_products_list: %s", problem)
-        notify_systemd("READY=1\nSTATUS=serving")
-        _log.warning("ready")
-        watchdog = asyncio.create_task(feed_watchdog())
-        code = await self._stopping
-        watchdog.cancel()
-        self._driver.stop()
-        self._control.close()
-        self._radio.close()
+        try:
+            self._control.bind()
+            await self._radio.open()
+            self._driver.deliver(Started())
+            await self._control.open()
+            for problem in self._dcc.list_problems:
+                _log.warning("central_products_list: %s", problem)
+            notify_systemd("READY=1\nSTATUS=serving")
+            _log.warning("ready")
+            watchdog = asyncio.create_task(feed_watchdog())
+            code = await self._stopping
+            watchdog.cancel()
+        finally:
+            self._driver.stop()
+            self._control.close()
+            self._radio.close()
         if self._error is not None:
             raise self._error
         return code
@@ -195,7 +200,9 @@ class HubDaemon:
             if not 0 <= utc < 2**32 - 1:
                 raise ValueError
         except ValueError as error:
-            raise Refusal(400, f"time: found {body[:40]!r}, expected RFC 3339") from error
+            raise Refusal(
+                400, f"time: found {body[:40].decode(errors='replace')!r}, expected RFC 3339"
+            ) from error
         self._driver.deliver(SetClock(utc))
         return {"utc": self._hub.status(now_ms())["utc"]}
 
@@ -230,6 +237,7 @@ class HubDaemon:
         ``wait_s`` bounds the wait; 0: as the DCC says, None: do not wait.
         """
         queue: asyncio.Queue[Delivered | MessageChecked] = asyncio.Queue()
+        paces: dict[EntityId, Pace] = {}
         self._followers.add(queue)
         exchange = exchanges[-1]
         try:
@@ -250,11 +258,16 @@ class HubDaemon:
                     hurrying = True
                     limit = time.monotonic() + self._config.dcc.straggler_s
                     deadline = min(deadline, limit)
+                left_s = max(deadline - time.monotonic(), 0)
                 try:
-                    async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
+                    async with asyncio.timeout(min(left_s, PROGRESS_S)):
                         effect = await queue.get()
                 except TimeoutError:
-                    break
+                    if left_s <= PROGRESS_S:
+                        break
+                    for progress in self._progress(exchange.waiting, paces):
+                        yield progress
+                    continue
                 took = (
                     exchange.take_delivery(effect)
                     if isinstance(effect, Delivered)
@@ -266,6 +279,20 @@ class HubDaemon:
                 yield document
         finally:
             self._followers.discard(queue)
+
+    def _progress(
+        self, devices: Iterable[EntityId], paces: dict[EntityId, Pace]
+    ) -> Iterator[Document]:
+        """Where the transfers are, for whoever waits; ``paces`` remembers where each began."""
+        for device in devices:
+            progress = self._hub.progress(device)
+            if progress is None:
+                paces.pop(device, None)
+                continue
+            offset, total, blocks = progress
+            pace = paces.setdefault(device, Pace(offset, blocks))
+            fields = {"entity_id": str(device), "file_offset": offset, "total_size": total}
+            yield {"progress": fields | pace.report(offset, total, blocks)}
 
 
 def _patience_s(request: Request) -> int | None:
@@ -280,7 +307,7 @@ def _acb(config: HubConfig, keyring: Keyring) -> EntityId:
         return EntityId.parse(config.dcc.acb)
     known = keyring.find(Role.ACCESS_CONTROL_BROKER)
     if not known:
-        raise ConfigError(f"keys.directory {config.keys.directory}: no access control broker in it")
+        raise ConfigError(f"{config.keys.directory}: no access control broker in it")
     return known[0]
 
 
@@ -298,8 +325,17 @@ def _hub_settings(config: HubConfig, hub_id: EntityId, acb: EntityId, counter: i
         default_responses=section.default_responses,
         utc=utc_now() - now_ms() // 1000,
         first_counter=counter,
-        script=tuple(_misbehaviour(text) for text in section.script),
+        script=misbehaviours(section),
     )
+
+
+def misbehaviours(section: HubSection) -> tuple[Misbehaviour, ...]:
+    """What the script of a configuration asks for.
+
+    Raises:
+        ConfigError: nothing is called so.
+    """
+    return tuple(_misbehaviour(text) for text in section.script)
 
 
 def _misbehaviour(text: str) -> Misbehaviour:

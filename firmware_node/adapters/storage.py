@@ -267,6 +267,8 @@ class FileStorage:
                 finally:
                     os.close(parent)
             fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            if not os.listdir(fd):  # an operator's mkdir has another mode than ours
+                os.fchmod(fd, 0o700)
         except OSError as error:
             raise EnvironmentFailure(f"state directory {self._path}: {error.strerror}") from error
         self._fds.append(fd)
@@ -298,7 +300,8 @@ class FileStorage:
             or info.st_nlink != 1
         ):
             raise EnvironmentFailure(
-                f"{self._path / name}: expected a regular file of ours, mode 0600, one link"
+                f"{self._path / name}: found {stat.filemode(info.st_mode)}, owner {info.st_uid}, "
+                f"{info.st_nlink} links, expected a regular file of ours, mode 0600, one link"
             )
 
     def _size_files(self, banks: Sequence[int], ratchet: int, is_new: bool) -> None:

@@ -109,6 +109,10 @@ class CommsHub:
             "offers": self._ota.report(),
         }
 
+    def progress(self, entity_id: EntityId) -> tuple[int, int, int] | None:
+        """Bytes and blocks of the transfer to a device; see ``OtaServer.progress``."""
+        return self._ota.progress(entity_id)
+
     def activate(self, entity_id: EntityId, now_ms: int) -> Sequence[Effect]:
         """Let a device activate that holds its image; nothing for one that holds none."""
         peer = self._peers.get(entity_id)

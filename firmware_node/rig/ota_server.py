@@ -67,6 +67,8 @@ class _Transfer:
     offer: _Offer
     asked_ms: int  # last sign of life
     block_ms: int | None = None  # last block served
+    served_to: int = 0  # the file offset behind it
+    blocks: int = 0  # served in all
     transferred: bool = False
     activating: bool = False
     activate_at: int | None = None  # UTC; one that moved with every answer would never come
@@ -119,6 +121,13 @@ class OtaServer:
             }
             for request_id, (offer, devices) in offers.items()
         ]
+
+    def progress(self, who: EntityId) -> tuple[int, int, int] | None:
+        """Bytes served of how many, and in how many blocks; None: no transfer goes on."""
+        transfer = self._transfers.get(who)
+        if transfer is None or transfer.transferred or not transfer.blocks:
+            return None
+        return transfer.served_to, len(transfer.offer.data), transfer.blocks
 
     # --- offers -----------------------------------------------------------------------------------
 
@@ -215,6 +224,8 @@ class OtaServer:
         transfer.asked_ms = transfer.block_ms = now_ms
         cap = self._settings.block_size_max
         block = data[offset : offset + (size if size < cap else cap)]
+        transfer.served_to = offset + len(block)
+        transfer.blocks += 1
         peer, peer_endpoint, endpoint, profile, cluster, _, _ = frame
         head = _ANSWER.pack(
             _SERVER_TO_CLIENT,
@@ -360,6 +371,8 @@ class OtaServer:
         """The frames that answer one block, well or spoilt, and one that was held back before."""
         image, data = transfer.offer.header.image, transfer.offer.data
         block = ota.BlockData(image, offset, data[offset : offset + size])
+        transfer.served_to = offset + len(block.data)
+        transfer.blocks += 1
         held, self._held_back = self._held_back, []
         if what == "default_error":
             return (default_response(frame, header, Status.FAILURE), *held)

@@ -47,6 +47,8 @@ _RESULTS = {
     14: "data block unavailable",
     250: "other reason",
 }
+# Alerts about a command, and the octets that name it: future-dated instructions name a target too.
+_INSTRUCTIONS = {0x00CC: 19, 0x0120: 10}
 _NULL, _ARRAY, _STRUCTURE, _BOOLEAN, _BIT_STRING = 0x00, 0x01, 0x02, 0x03, 0x04
 _OCTET_STRING, _VISIBLE_STRING, _UTF8_STRING, _COMPACT_ARRAY = 0x09, 0x0A, 0x0C, 0x13
 _DONT_CARE = 0xFF
@@ -150,19 +152,19 @@ def _notification(reader: _DataReader) -> Fields:
     cursor.literal(b"\x12", "alert code")
     fields: Fields = {"alert_code": code(cursor.unsigned(2, "alert code"))}
     fields["time"] = reader.value()
-    about = [_instruction(cursor) or reader.value() for _ in range(members - 2)]
+    size = _INSTRUCTIONS.get(reader.message_code)
+    about = [_instruction(cursor, size) or reader.value() for _ in range(members - 2)]
     if about:
         fields["about"] = about[0] if len(about) == 1 else about
     return fields
 
 
-def _instruction(cursor: Cursor) -> Fields | None:
-    """Which part of which command an alert is about, from an octet string of 10 or 19."""
-    size = {b"\x09\x0a": 10, b"\x09\x13": 19}.get(cursor.data[cursor.at : cursor.at + 2])
-    if size is None:
+def _instruction(cursor: Cursor, size: int | None) -> Fields | None:
+    """Which part of which command an alert is about; None: something else comes next."""
+    if size is None or cursor.data[cursor.at : cursor.at + 2] != bytes((_OCTET_STRING, size)):
         return None
-    part = cursor.part(2 + size, "instruction")
-    part.take(2, "tag and length")
+    cursor.take(2, "tag and length")
+    part = cursor.part(size, "instruction")
     fields: Fields = {
         "message_code": code(part.unsigned(2, "message code")),
         "originator_counter": part.unsigned(8, "originator counter"),
@@ -175,6 +177,7 @@ class _DataReader:
 
     def __init__(self, cursor: Cursor, context: Context, left: int = VALUES_MAX) -> None:
         self.cursor = cursor
+        self.message_code = context.header.message_code
         self._context = context
         self._left = left
 
@@ -229,7 +232,7 @@ class _DataReader:
             return octets.decode("utf-8", "replace")
         if is_sealed(octets):
             return self._context.opened(octets, lambda plain: self._opened(plain, depth))
-        if len(octets) == KEY_SIZE and self._context.header.message_code in LOGS_WITH_KEYS:
+        if len(octets) == KEY_SIZE and self.message_code in LOGS_WITH_KEYS:
             return KEY_NOT_SHOWN
         return _octets(octets)
 

@@ -163,3 +163,22 @@ def test_file_that_is_no_message_gives_an_error_line(data: bytes) -> None:
 def test_any_file_gives_a_line(data: bytes) -> None:
     for content in (data, data.hex().encode(), b"\xdf" + data):
         assert all(line["file"] == "name" for line in decode_file("name", content, KEYRING))
+
+
+def test_date_time_that_is_none_is_shown_as_octets() -> None:
+    header = GroupingHeader(Cra.RESPONSE, 1, PPMID, BROKER, 0x0012, b"\xff" * 12)
+    signed = seal_signed(header, b"\5\0", KEYRING.signing_key(PPMID))
+    assert only(decode_file("m", signed, KEYRING))["date_time"] == "ff" * 12
+
+
+def test_mac_of_a_broker_whom_nothing_certifies_is_valid() -> None:
+    # As in published vectors: bare keys, and an originator that is not the broker.
+    other = EntityId.parse("abababababababab")
+    files = build_keys(b"test_decode")
+    bare = files | {f"{other.hex}-ka.key": files[f"{BROKER.hex}-ka.key"]}
+    for name in (f"{BROKER.hex}-ka.pem", f"{BROKER.hex}-ka.key", f"{BROKER.hex}-ds.pem"):
+        del bare[name]
+    octets = seal_maced(READ_VERSION, b"\5\0", KEYRING, BROKER, PPMID)
+    assert only(decode_file("m", octets, Keyring(bare)))["mac"] == "valid"
+    spoilt = octets[:-1] + bytes((octets[-1] ^ 1,))
+    assert only(decode_file("m", spoilt, Keyring(bare)))["mac"] == "no-key"

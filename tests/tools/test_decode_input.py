@@ -12,7 +12,7 @@ from vectors import needs_vectors, reference_messages
 
 from firmware_node.errors import DecodeError
 from firmware_node.terms import EntityId
-from firmware_node.tools.decode_input import FILE_SIZE_MAX, Part, parts_of
+from firmware_node.tools.decode_input import FILE_SIZE_MAX, MESSAGES_MAX, Part, parts_of
 from firmware_node.wire.gbcs import Cra, GroupingHeader, encode_signed_octets, signed_message
 from firmware_node.wire.gbt import Series, encode_block, split
 
@@ -134,6 +134,12 @@ def test_messages_of_a_duis_document_are_found(body: str, places: list[str]) -> 
 def test_content_that_is_nothing_of_the_kind_is_refused(data: str, reason: str) -> None:
     with pytest.raises(DecodeError, match=reason):
         parts_of(data.encode())
+
+
+def test_more_messages_than_anybody_reads_are_refused() -> None:
+    line = ONE.hex() + "\n"
+    with pytest.raises(DecodeError, match=f"more than {MESSAGES_MAX}"):
+        parts_of((line * (MESSAGES_MAX + 1)).encode())
 
 
 def test_file_over_the_limit_is_refused() -> None:

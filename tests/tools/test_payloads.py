@@ -19,6 +19,7 @@ from firmware_node.tools.keys import build_keys
 from firmware_node.tools.payload_fields import KEY_NOT_SHOWN, Context
 from firmware_node.tools.payloads import payload_fields
 from firmware_node.wire import der
+from firmware_node.wire import firmware_messages as fm
 from firmware_node.wire.gbcs import Cra, GroupingHeader, Message, decode_message
 from firmware_node.wire.message_codes import USE_CASES
 
@@ -478,6 +479,39 @@ def test_zcl_value_of_every_type_is_read(value: str, expected: object) -> None:
     payload = b"\1\x09\1\1\7\2" + len(frame).to_bytes(2, "big") + frame
     (component,) = fields_of(0x0074, Cra.RESPONSE, payload)["components"]
     assert component["attributes"] == [{"attribute": "0006", "value": expected}]
+
+
+@pytest.mark.parametrize(
+    ("frame", "expected"),
+    [
+        ("000002 0000 20 2a", {"attributes": [{"attribute": "0000", "value": 42}]}),
+        ("080004 00", {"attributes": [{"status": "success"}]}),
+        (
+            "080004 86 0100",
+            {"attributes": [{"status": "unsupported_attribute", "attribute": "0001"}]},
+        ),
+        ("08000b 07 c1", {"to_command": "07", "status": "C1"}),
+        ("0c1d12 00 0b 07 8b", {"manufacturer_code": "121D", "to_command": "07"}),
+        ("090055", {}),
+        ("090055 aabb", {"body": "aabb"}),
+    ],
+)
+def test_zcl_frame_of_every_general_command_is_read(frame: str, expected: dict[str, Any]) -> None:
+    octets = bytes.fromhex(frame)
+    payload = b"\1\x09\1\1\7\2" + len(octets).to_bytes(2, "big") + octets
+    (component,) = fields_of(0x0074, Cra.RESPONSE, payload)["components"]
+    assert component.items() >= {"cluster": "Metering", **expected}.items()
+
+
+def test_receipt_alert_of_a_dlms_device_is_shown_like_that_of_a_zigbee_one() -> None:
+    alert = fm.ReceiptAlert(fm.IMAGE_NOT_VERIFIED, 0, bytes(32))
+    expected = {
+        "alert_code": "8F1C",
+        "time": "2000-01-01T00:00:00Z",
+        "manufacturer_image_hash": "00" * 32,
+    }
+    assert fields_of(0x00CE, Cra.ALERT, fm.encode_receipt_alert_dlms(alert, 1000)) == expected
+    assert fields_of(0x00CF, Cra.ALERT, fm.encode_receipt_alert_gbz(alert)) == expected
 
 
 @pytest.mark.parametrize(

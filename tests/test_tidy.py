@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "replay": (*FOUNDATION, "rig.", "wire.", "crypto", "tools."),
     "demo": (*FOUNDATION, "adapters.control_client", "tools.render"),
     "cli": ("",),  # anything
+    "cli_dcc": ("",),
 }
 # The two that know devices as well as hubs.
 MAY_IMPORT["rig.invariants"] = MAY_IMPORT["rig.fleet"] = ("node.",)

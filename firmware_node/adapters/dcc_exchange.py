@@ -102,6 +102,11 @@ class Exchange:
         return not self._open
 
     @property
+    def waiting(self) -> tuple[EntityId, ...]:
+        """The devices that something is still waited for from, each once."""
+        return tuple(dict.fromkeys(device for device, _ in self._open))
+
+    @property
     def only_stragglers(self) -> bool:
         """What is still waited for may never come."""
         return bool(self._open) and self._stragglers.issuperset(self._open)

@@ -265,7 +265,7 @@ class HubDaemon:
                 except TimeoutError:
                     if left_s <= PROGRESS_S:
                         break
-                    for progress in self._progress(exchange.order.devices, paces):
+                    for progress in self._progress(exchange.waiting, paces):
                         yield progress
                     continue
                 took = (

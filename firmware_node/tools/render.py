@@ -16,6 +16,33 @@ COLUMNS = 79
 BAR = 24  # characters
 LABEL = 12  # characters of a stage's name
 
+_OUTCOMES = (
+    "the image is activated",
+    "no image is held",
+    "the image held has another hash",
+    "the image is not activated",
+)
+# By use case: the field that says how it went, and what its numbers mean (gbcs.md 3.1, 3.5, 3.6).
+_WORDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "CS06": ("response_code", _OUTCOMES),
+    "future dated firmware activation alert": ("response_code", _OUTCOMES),
+    "CCS08": (
+        "response_code",
+        (
+            "the file was transferred",
+            "the firmware image was discarded",
+            "the image is not for this hardware version",
+            "the file transfer failed",
+        ),
+    ),
+    "CS09": ("result", ("the new version is activated", "the new version is not activated")),
+}
+_ALERTS = {  # by alert code, where it says all
+    "8F72": "the image was verified",
+    "8F1C": "the image was not verified",
+    "8F30": "the originator may not do that",
+}
+
 
 def printable(text: str) -> str:
     """The text with escapes for whatever a terminal would not print."""
@@ -121,7 +148,7 @@ def request_progress(document: Mapping[str, Any]) -> None:
         if response["text"] is not None:
             print(f"  {response['code']}  {_plain(response['text'])}", flush=True)
     elif "request_signature" in document:
-        print(f"request {_plain(document['request_id'] or '(GBCS message)')}")
+        print(f"request {_plain(document['request_id'])}")
         for warning in document["warnings"]:
             print(f"  warning: {_plain(warning)}", flush=True)
         if "error" in document:
@@ -131,12 +158,15 @@ def request_progress(document: Mapping[str, Any]) -> None:
 def message(document: Mapping[str, Any]) -> str:
     """A GBCS message: what it means and whether it can be trusted, then its fields."""
     code = f" {document['alert_code']}" if "alert_code" in document else ""
-    head = f"  {document['use_case']} {document['kind']}{code}: {meaning(document)}"
+    name, kind = document["use_case"], document["kind"]
+    named = name if kind in name else f"{name} {kind}"  # some alerts have it in their name
+    head = f"  {named}{code}: {meaning(document)}"
     verdict = f"signature {document['signature']}, MAC {document['mac']}"
     values = {"from": document["originator"]} | document["fields"]
     lines = [f"{head}; {verdict}"] if len(head) + len(verdict) < COLUMNS - 2 else [head, verdict]
     lines += textwrap.wrap(
-        ", ".join(f"{name} {_plain(value)}" for name, value in values.items()),
+        # The request stands above all that belongs to it.
+        ", ".join(f"{name} {_plain(values[name])}" for name in values if name != "request_id"),
         COLUMNS - 8,
         break_long_words=False,
         break_on_hyphens=False,
@@ -144,42 +174,18 @@ def message(document: Mapping[str, Any]) -> str:
     return "\n        ".join(lines)
 
 
-_TRANSFERS = (
-    "the file was transferred",
-    "the firmware image was discarded",
-    "the image is not for this hardware version",
-    "the file transfer failed",
-)
-_ACTIVATIONS = ("the new version is activated", "the new version is not activated")
-_OUTCOMES = ("activated", "no image is held", "another hash than the image held", "not activated")
-
-
 def meaning(document: Mapping[str, Any]) -> str:
-    """What a message says, in a few words; its fields tell the rest."""
-    found = document["fields"]
-    try:
-        match document["use_case"], document["kind"], document.get("alert_code"):
-            case "CCS08", "alert", _:
-                return _TRANSFERS[found["response_code"]]
-            case "CS09", "alert", _:
-                return _ACTIVATIONS[found["result"]]
-            case "CS08", "response", _:
-                read = f"firmware version {found['firmware_version']}"
-                return (read, "the version cannot be read")[found["response_code"]]
-            case _, "response", _ if found.get("accepted"):
-                return "accepted"
-            case "CS06", "response", _:
-                return _OUTCOMES[found["response_code"]]
-            case _, "alert", "8F66" | "8F67":
-                return _OUTCOMES[found["response_code"]]
-            case _, "alert", "8F72":
-                return "the image was verified"
-            case _, "alert", "8F1C":
-                return "the image was refused"
-            case _, "alert", "8F30":
-                return "the originator may not do that"
-    except (KeyError, IndexError):
-        pass  # a payload that could not be read has other fields
+    """What a message says, in a few words."""
+    values = document["fields"]
+    if values.get("accepted"):
+        return "accepted"
+    if document.get("alert_code") in _ALERTS:
+        return _ALERTS[document["alert_code"]]
+    name, words = _WORDS.get(document["use_case"], ("", ()))
+    if name in values and int(values[name]) < len(words):
+        return words[int(values[name])]
+    if "firmware_version" in values:
+        return f"firmware version {values['firmware_version']}"
     return "see its fields"
 
 

@@ -359,7 +359,7 @@ def test_the_version_of_a_switch_is_read(make_han: Callable[..., Han]) -> None:
     assert (answer["result"], codes(answer)) == ("ok", [("0129", None)])
     assert answer["messages"][0]["mac"] == "valid"
     assert shown.returncode == 0
-    assert "firmware version 00000002; signature absent, MAC valid" in shown.stdout
+    assert "CS08 response: firmware version 00000002; signature absent, MAC valid" in shown.stdout
     assert "warning: counter" in shown.stdout
     assert shown.stdout.endswith("result: ok\n")
 

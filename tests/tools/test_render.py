@@ -135,6 +135,19 @@ def test_a_message_says_what_it_means_and_whether_it_can_be_trusted() -> None:
             "another hash than the image held",
         ),
         ({"use_case": "ECS01a", "fields": {"raw": "00" * 300}}, "see its fields"),
+        ({"use_case": "CS06", "fields": {"accepted": True}}, "accepted"),
+        ({"use_case": "CS06", "fields": {"response_code": 1}}, "no image is held"),
+        ({"alert_code": "8F72", "fields": {}}, "the image was verified"),
+        ({"alert_code": "8F1C", "fields": {}}, "the image was not verified"),
+        ({"alert_code": "8F30", "fields": {}}, "the originator may not do that"),
+        (
+            {
+                "use_case": "future dated firmware activation alert",
+                "alert_code": "8F67",
+                "fields": {"response_code": 2},
+            },
+            "future dated firmware activation alert 8F67: the image held has another hash",
+        ),
     ],
 )
 def test_each_outcome_has_its_words(change: dict[str, Any], text: str) -> None:
@@ -179,3 +192,12 @@ def test_a_notification_is_a_line_and_progress_has_its_speed(capsys: Output) -> 
         r"2026-11-25T07:14:13Z  self_test               passed=yes text=a\nb\x1b[31m",
         "2026-11-25T07:14:13Z  download_progress       50%   7257 blocks/s    2.0 s left",
     ]
+
+
+def test_answers_of_the_dcc_are_told_with_their_code_and_others_stay_silent(
+    capsys: Output,
+) -> None:
+    render.request_progress({"response": {"code": "I99", "text": "acknowledged"}})
+    render.request_progress({"response": {"code": "I0", "text": None}})
+    render.request_progress({"result": "ok"})
+    assert lines(capsys) == ["  I99  acknowledged"]

@@ -26,7 +26,8 @@ PPMID = "00-DB-12-34-56-78-90-A4"
 BLOCK_SIZE = 50
 SOCKET_FOLDER_MAX = 80  # octets of the temporary directory's path
 START_LIMIT_S = 15
-RUN_LIMIT_S = 600
+SEND_LIMIT_S = 600  # of a request, from its sending to the last answer
+RUN_LIMIT_S = SEND_LIMIT_S + 30
 END_LIMIT_S = 10
 LOOK_S = 0.1  # between two looks at a command that runs
 
@@ -237,9 +238,21 @@ class _Demo:
 
     def _send(self, file: str, *request: str) -> list[dict[str, Any]]:
         self._command("dcc", *request, "--devices", PPMID, "--keys", "keys", "-o", file)
+        hub = str(self._run / "hub.sock")
         done = self._command(
-            *("dcc", "send", file, "--hub", str(self._run / "hub.sock"), "--wait", "--json"),
+            *(
+                "dcc",
+                "send",
+                file,
+                "--hub",
+                hub,
+                "--json",
+                "--wait",
+                "--timeout",
+                str(SEND_LIMIT_S),
+            ),
             meanwhile=self._show_progress,
+            answers=(0, 1),  # a no is the demo's own result
         )
         messages: list[dict[str, Any]] = json.loads(done)["messages"]
         return messages
@@ -258,7 +271,12 @@ class _Demo:
             self._say("", f"{verdict} {message[verdict.lower()]}, from {message['originator']}")
             stage = ""
 
-    def _command(self, *arguments: str, meanwhile: Callable[[], None] = lambda: None) -> str:
+    def _command(
+        self,
+        *arguments: str,
+        meanwhile: Callable[[], None] = lambda: None,
+        answers: Sequence[int] = (0,),
+    ) -> str:
         process = self._start(arguments, subprocess.PIPE, subprocess.PIPE)
         limit = time.monotonic() + RUN_LIMIT_S
         while True:
@@ -271,7 +289,7 @@ class _Demo:
                     raise FirmwareNodeError(
                         f"{' '.join(arguments[:2])}: not done after {RUN_LIMIT_S} s"
                     ) from None
-        if process.returncode:
+        if process.returncode not in answers:
             reason = err.decode().strip() or out.decode().strip()
             raise FirmwareNodeError(f"{' '.join(arguments[:2])}: {reason}")
         self._processes.remove(process)

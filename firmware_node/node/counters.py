@@ -14,7 +14,6 @@ from firmware_node.node.records import get_twice, put_twice
 from firmware_node.terms import Role
 
 RESERVE = 1_000  # own values a reservation; one fsync serves a thousand messages
-COUNTER_MAX = 2**63 - 1  # the payloads that repeat it are limited to this (gbcs.md 3.1)
 OUT_OF_ORDER = 0x8F60
 _OWN = "counter/own"
 

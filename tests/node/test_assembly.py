@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from malformed import flipped
 
 from firmware_node.boundary import PAGE_SIZE
-from firmware_node.errors import RefusedError, StorageFullError
+from firmware_node.errors import FirmwareNodeError, RefusedError, StorageFullError
 from firmware_node.node.assembly import Assembly, Trailer
 from firmware_node.node.records import decode
-from firmware_node.rig.memory_storage import PowerCut
+from firmware_node.rig.memory_storage import FREE_BYTES, PowerCut
 from firmware_node.rig.world import SeededEntropy
 from firmware_node.terms import BankState, ImageKey
 from firmware_node.wire.zcl import Status
@@ -125,9 +125,11 @@ def test_a_new_file_takes_the_spare_bank_and_a_session_of_its_own() -> None:
 def test_the_same_file_again_goes_on_where_it_is_and_another_one_begins() -> None:
     bench = Bench()
     bench.begin()
-    bench.feed(10_000)
-    assert bench.begin() == 10_000
+    bench.feed(6_000)
+    assert bench.begin() == 6_000
+    assert bench.wakes_at() is not None
     assert bench.begin(size=len(FILE) - 1) == 0
+    assert bench.wakes_at() is None
     assert bench.begin(KEY._replace(file_version=3)) == 0
     bench.file = image(3, size=30_000)
     bench.finish()
@@ -170,7 +172,7 @@ def test_where_the_bank_may_not_be_written_a_download_waits(why: str) -> None:
         bench.commit()
     bench.medium.full = why == "full"
     before = bench.kept()
-    with pytest.raises(StorageFullError):
+    with pytest.raises(FirmwareNodeError):
         bench.begin()
     assert bench.commit().kept() == before
     assert bench.session() is None
@@ -182,6 +184,12 @@ def test_a_download_that_was_begun_goes_on_though_the_disk_is_full() -> None:
     bench.feed(20_000).start()
     bench.medium.full = True
     assert bench.begin() == 16_384
+
+
+def test_a_disk_with_just_enough_space_is_enough() -> None:
+    bench = Bench(free_bytes_min=FREE_BYTES)
+    bench.begin()
+    bench.finish()
 
 
 # --- pages and checkpoints ------------------------------------------------------------------------
@@ -280,6 +288,18 @@ def test_before_a_wanted_restart_whole_pages_are_kept_and_nothing_is_synced_twic
     assert bench.cut().resume() == PAGE_SIZE
 
 
+def test_an_upgrade_that_was_given_up_has_nothing_to_keep() -> None:
+    bench = Bench()
+    bench.begin()
+    bench.feed(PAGE_SIZE)
+    bench.assembly.abandon()
+    bench.assembly.flush()
+    bench.assembly.timer(bench.now)
+    assert bench.trailers() == [None, None]
+    bench.commit()
+    assert bench.start().resume() is None
+
+
 def test_the_end_writes_the_last_page_short_and_is_durable() -> None:
     bench = Bench()
     bench.begin()
@@ -335,6 +355,15 @@ def test_the_header_is_held_against_the_offer_as_soon_as_it_is_whole(block: int)
     assert not any(bench.medium.banks[B])
 
 
+def test_the_header_of_every_file_is_looked_at() -> None:
+    bench = Bench()
+    bench.begin()
+    bench.finish()
+    bench.assembly.close()
+    bench.begin(KEY._replace(file_version=3))
+    assert refusal(bench.feed) == (Status.INVALID_IMAGE, "not_as_offered")
+
+
 def test_a_header_of_another_size_is_not_as_offered() -> None:
     bench = Bench()
     bench.begin(size=len(FILE) + 1)
@@ -365,8 +394,7 @@ def test_a_header_that_is_none_or_of_other_hardware_ends_the_download(
 def test_a_file_shorter_than_its_header_is_no_image(size: int) -> None:
     bench = Bench(file=FILE[:size])
     bench.begin()
-    bench.feed()
-    cause = refusal(bench.assembly.finish)
+    cause = refusal(bench.finish)
     assert cause == (Status.INVALID_IMAGE, "image_malformed")
     assert not any(bench.medium.banks[B])
 
@@ -444,9 +472,11 @@ def test_a_trailer_of_another_session_or_beyond_the_file_says_nothing() -> None:
     bench.feed(BIG)
     newest = bench.trailers()[1]
     assert newest is not None
+    page, beyond = FILE[:PAGE_SIZE], FILE[:BIG].ljust(len(FILE) + 1, b"\0")
+    other = replace(newest, sequence=9, size=PAGE_SIZE, sha256=hashlib.sha256(page).digest())
     liars = (
-        replace(newest, sequence=9, session=bytes(16), size=PAGE_SIZE),
-        replace(newest, sequence=9, size=len(FILE) + 1, sha256=hashlib.sha256(b"").digest()),
+        replace(other, session=bytes(16)),
+        replace(other, size=len(beyond), sha256=hashlib.sha256(beyond).digest()),
     )
     for liar in liars:
         bench.medium.banks[B][AREA : AREA + len(liar.encode())] = liar.encode()

@@ -164,6 +164,23 @@ def test_without_a_tunnel_the_message_waits_and_leaves_when_one_opens() -> None:
     assert bench.kept() == []
 
 
+def test_a_retry_that_finds_no_tunnel_waits_for_one_and_sets_no_timer() -> None:
+    bench = Bench().put(b"one").pump().confirm(delivered=False)
+    bench.open = False
+    assert bench.tick() == 2_000
+    assert (bench.sent, bench.wakes_at()) == ([b"one"], None)
+    bench.open = True
+    assert bench.pump().confirm().kept() == []
+
+
+def test_a_tunnel_that_opens_while_the_radio_is_silent_sends_nothing_twice() -> None:
+    bench = Bench().put(b"one").pump()
+    bench.now += 20_000
+    bench.pump()
+    assert bench.sent == [b"one"]
+    assert bench.confirm().kept() == []
+
+
 @pytest.mark.parametrize("state", ["under way", "waiting to retry"])
 def test_when_the_tunnel_goes_the_head_leaves_again_as_soon_as_one_opens(state: str) -> None:
     bench = Bench().put(b"one").pump()

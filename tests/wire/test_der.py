@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from malformed import assert_cuts_are_refused, flipped, refused
 
 from firmware_node.errors import DecodeError
 from firmware_node.wire import der
@@ -154,6 +155,45 @@ def test_value_with_another_tag_is_read_by_it_and_whole_where_wanted() -> None:
     inner.end()
     assert reader.unsigned(127, der.ENUMERATED) == 25
     reader.end()
+
+
+WHOLE = der.sequence(
+    der.integer(1000),
+    der.octet_string(b"octets"),
+    der.null(),
+    der.time(800_000_000),
+    der.sequence(der.integer(-1), der.octet_string(bytes(200))),
+)
+
+
+def read_whole(octets: bytes) -> bytes:
+    """Read ``WHOLE`` or what became of it; the octets that the values make again."""
+    outer = der.Reader(octets, "test")
+    reader = outer.sequence()
+    number, text = reader.integer(), reader.take(der.OCTET_STRING)
+    reader.null()
+    utc = reader.time()
+    inner = reader.sequence()
+    again = der.sequence(
+        der.integer(number),
+        der.octet_string(text),
+        der.null(),
+        der.time(utc),
+        der.sequence(der.integer(inner.integer()), der.octet_string(inner.octet_string(200))),
+    )
+    for part in (inner, reader, outer):
+        part.end()
+    return again
+
+
+def test_value_that_is_cut_is_refused_at_every_length() -> None:
+    assert read_whole(WHOLE) == WHOLE
+    assert_cuts_are_refused(read_whole, WHOLE)
+
+
+def test_value_with_a_flipped_octet_is_what_it_says_or_refused() -> None:
+    for spoilt in flipped(WHOLE):
+        assert refused(read_whole, spoilt) or read_whole(spoilt) == spoilt
 
 
 @given(st.binary(max_size=40))

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from malformed import assert_cuts_are_refused, flipped, refused
 from vectors import needs_vectors, reference_messages
 
 from firmware_node.errors import DecodeError
@@ -155,6 +156,39 @@ def test_form_comes_back(form: str) -> None:
     assert len(message.signature) == (SIGNATURE_SIZE if form.startswith("signed") else 0)
     assert len(message.mac) == (MAC_SIZE if "MACed" in form else 0)
     assert encode_message(message) == FORMS[form]
+
+
+CERTIFIED = replace(
+    HEADER,
+    cra=Cra.ALERT,
+    date_time=bytes(12),
+    supplementary_originator_counter=7,
+    certificate=b"certificate" * 20,
+)
+SPOILT = FORMS | {
+    "every optional field": signed_message(encode_signed_octets(CERTIFIED, b"\5\0"), bytes(64))
+}
+
+
+@pytest.mark.parametrize("form", SPOILT)
+def test_form_is_refused_at_every_length_but_where_a_pre_command_ends(form: str) -> None:
+    octets = SPOILT[form]
+    # A command in DF form that ends with its payload is a Pre-Command.
+    is_command = octets[:3] == bytes((0xDF, 9, Cra.COMMAND))
+    end = len(octets) - SIGNATURE_SIZE - 1 if is_command else 0
+    whole_at = {end} if octets is not PRE_COMMAND and end else set()
+    assert_cuts_are_refused(decode_message, octets, whole_at)
+
+
+@pytest.mark.parametrize("form", SPOILT)
+def test_form_with_a_flipped_octet_is_what_it_says_or_refused(form: str) -> None:
+    for spoilt in flipped(SPOILT[form]):
+        if not refused(decode_message, spoilt):
+            message = decode_message(spoilt)
+            empty_signature = not message.signature and not message.mac and spoilt[-1] == 0
+            assert encode_message(message) == spoilt or (
+                empty_signature and encode_message(message) == spoilt[:-1]
+            )
 
 
 @pytest.mark.parametrize("form", FORMS)

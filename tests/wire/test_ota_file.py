@@ -170,6 +170,7 @@ def test_cut_header_is_refused_and_a_flipped_one_raises_nothing_else(header: Ota
 def test_header_size_needs_eight_octets_and_no_more() -> None:
     assert header_size(PLAIN[:8]) == 60
     assert_cuts_are_refused(header_size, PLAIN[:8])
+    assert_flips_raise_nothing_else(header_size, PLAIN[:8])
 
 
 @pytest.mark.parametrize(

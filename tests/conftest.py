@@ -6,7 +6,12 @@ At the end of a run it prints the table of reference messages by use case.
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 from pass_table import PASS_TABLE
+
+# A busy machine is no fault of a property.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

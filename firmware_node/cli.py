@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
 
     demo = _verb(verbs, "demo", _demo, "a whole HAN on this machine: update a device")
-    demo.add_argument("--device", choices=["ppmid", "hcalcs", "all"], default="ppmid")
+    demo.add_argument("--device", choices=["ppmid", "hcalcs", "all"], default="all")
     demo.add_argument("--size", type=int, default=65536, help="bytes of the manufacturer image")
     demo.add_argument("--keep", metavar="DIR", help="leave everything in DIR")
     demo.add_argument("--seed", type=int, default=0)

@@ -68,7 +68,7 @@ def one_line(captured: Output) -> str:
         ),
         (("demo", "--size", "many"), "many"),
         (("demo", "--size", "1"), "expected 1024"),
-        (("demo", "--device", "hcalcs"), "not yet available"),
+        (("demo", "--device", "ihd"), "invalid choice"),
         (("run", "/nonexistent.toml"), "/nonexistent.toml: No such file"),
         (("hub", "/nonexistent.toml"), "/nonexistent.toml: No such file"),
         (("hub", "clock"), "hub clock set TIME"),

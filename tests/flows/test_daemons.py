@@ -378,7 +378,7 @@ def test_waiting_for_a_request_ends_with_ctrl_c_and_the_hub_serves_on(folder: Pa
 def test_a_demo_that_is_ended_takes_its_processes_with_it(tmp_path: Path, number: int) -> None:
     kept = tmp_path / "kept"
     demo = subprocess.Popen(
-        [*NODE, "demo", "--size", "5000000", "--keep", str(kept)],
+        [*NODE, "demo", "--device", "ppmid", "--size", "5000000", "--keep", str(kept)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

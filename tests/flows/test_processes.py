@@ -102,12 +102,22 @@ def test_the_demo_does_the_main_job() -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["result"] == "ok"
-    device = report["devices"][0]
-    assert (device["from_version"], device["to_version"]) == ("00000001", "00000002")
-    assert (device["state"], device["running_bank"]) == ("confirmed", "B")
-    assert device["file_bytes"] == 20060
-    assert device["blocks"] == 402
-    assert [m["use_case"] for m in device["messages"]] == ["CCS08", "CS09", "CS08"]
+    for device in report["devices"]:
+        assert (device["from_version"], device["to_version"]) == ("00000001", "00000002")
+        assert (device["state"], device["running_bank"]) == ("confirmed", "B")
+    ppmid, hcalcs = report["devices"]
+    assert (ppmid["type"], ppmid["file_bytes"], ppmid["blocks"]) == ("ppmid", 20060, 402)
+    assert [m["use_case"] for m in ppmid["messages"]] == ["CCS08", "CS09", "CS08"]
+    assert (hcalcs["type"], hcalcs["file_bytes"], hcalcs["blocks"]) == ("hcalcs", 20126, 403)
+    codes = {m["message_code"] for m in hcalcs["messages"]}
+    assert codes == {"0128", "00CF", "0012", "0129"}
+
+
+@pytest.mark.parametrize("kind", ["ppmid", "hcalcs"])
+def test_the_demo_of_one_device_is_about_that_alone(kind: str) -> None:
+    done = node("demo", "--json", "--size", "5000", "--device", kind)
+    assert done.returncode == 0, done.stderr
+    assert [device["type"] for device in json.loads(done.stdout)["devices"]] == [kind]
 
 
 @needs_vectors

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import pytest
-from home import BANK_SIZE
+from home import BANK_SIZE, KEYS, SETTINGS, image
+from survivors import FACTORY
 
 from firmware_node.boundary import (
+    PAGE_SIZE,
     RatchetValues,
 )
-from firmware_node.errors import StorageError
+from firmware_node.errors import StorageError, StorageFullError
+from firmware_node.node.assembly import Assembly, Trailer
+from firmware_node.node.banks import Banks
 from firmware_node.node.counters import RESERVE, Counters
 from firmware_node.node.records import get_twice, put_twice
+from firmware_node.node.verification import verify_image
 from firmware_node.rig.memory_storage import Medium, MemoryStorage
+from firmware_node.rig.world import SeededEntropy
+from firmware_node.terms import BankId, ImageKey
 
 
 class FailingRatchet:
@@ -56,3 +63,59 @@ def test_a_start_lifts_the_lower_home_of_the_own_counter() -> None:
     put_twice(storage.records, "counter/own", b"7000")
     Counters(storage.records, ratchet).start()
     assert ratchet.values.counter_ceiling == 7000
+
+
+class Download:
+    """An assembly on a medium, at some octet of a file of 100,000."""
+
+    def __init__(self, size: int) -> None:
+        self.medium = Medium(104 * 1024)
+        self.storage = MemoryStorage(self.medium)
+        self.file = image(2, size=100_000)
+        banks = Banks(
+            self.storage, SETTINGS, lambda data: verify_image(data, SETTINGS, KEYS), FACTORY
+        )
+        banks.start(Counters.first_rows())
+        self.assembly = Assembly(self.storage, SETTINGS, banks, SeededEntropy(1))
+        self.assembly.begin(ImageKey(0x121D, 0x0084, 2), len(self.file), 0)
+        self.take(size)
+
+    def take(self, size: int) -> None:
+        end = self.assembly.offset + size
+        while (at := self.assembly.offset) < min(end, len(self.file)):
+            self.assembly.append(self.file[at : min(at + PAGE_SIZE, end)], 0)
+
+    def trailers(self) -> list[int]:
+        """The sizes that the two areas vouch for."""
+        area = self.storage.bank(BankId.B)
+        found = [Trailer.decode(area.read_trailer(number)) for number in (0, 1)]
+        return [trailer.size if trailer else 0 for trailer in found]
+
+
+def test_a_checkpoint_without_space_is_tried_again_and_spares_the_area_relied_on() -> None:
+    download = Download(70_000)
+    assert download.trailers() == [0, 65_536]
+    download.medium.full = True
+    download.assembly.timer(60_000)
+    assert download.assembly.wake_at is not None  # it runs on
+    download.assembly.flush()
+    assert download.trailers() == [0, 65_536]
+    download.medium.full = False
+    download.assembly.timer(120_000)
+    assert download.trailers() == [69_632, 65_536]
+
+
+def test_the_last_page_waits_for_space_as_any_other() -> None:
+    download = Download(100_000)
+    download.medium.full = True
+    with pytest.raises(StorageFullError):
+        download.take(60)
+    assert download.assembly.offset == len(download.file)
+    with pytest.raises(StorageFullError):
+        download.assembly.append(b"", 0)
+    download.medium.full = False
+    download.assembly.append(b"", 0)
+    assert download.assembly.finish()[0] == len(download.file)
+    held = download.storage.bank(BankId.B).read(0, len(download.file))
+    assert held == download.file
+    assert download.medium.pending == []  # durable

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import pytest
-from home import BANK_SIZE, KEYS, SETTINGS, image
+from home import BANK_SIZE, HUB, KEYS, PPMID, SETTINGS, image
+from processes import LIMIT_S, household
 from survivors import FACTORY
 
+from firmware_node.adapters.virtual_radio import AirClient, AirServer
 from firmware_node.boundary import (
     PAGE_SIZE,
+    Frame,
+    FrameReceived,
+    Input,
+    NetworkUp,
     RatchetValues,
+    SendConfirmed,
+    SendFrame,
 )
 from firmware_node.errors import StorageError, StorageFullError
 from firmware_node.node.assembly import Assembly, Trailer
@@ -18,7 +29,7 @@ from firmware_node.node.records import get_twice, put_twice
 from firmware_node.node.verification import verify_image
 from firmware_node.rig.memory_storage import Medium, MemoryStorage
 from firmware_node.rig.world import SeededEntropy
-from firmware_node.terms import BankId, ImageKey
+from firmware_node.terms import BankId, ImageKey, ShortAddress
 
 
 class FailingRatchet:
@@ -119,3 +130,34 @@ def test_the_last_page_waits_for_space_as_any_other() -> None:
     held = download.storage.bank(BankId.B).read(0, len(download.file))
     assert held == download.file
     assert download.medium.pending == []  # durable
+
+
+def test_a_radio_that_is_closed_acknowledges_nothing_more() -> None:
+    """A step that fails closes the radio before anything is flushed."""
+
+    async def run(path: Path) -> None:
+        heard: asyncio.Queue[Input] = asyncio.Queue()
+        joined = asyncio.Event()
+
+        def take(item: Input) -> None:
+            if isinstance(item, NetworkUp):
+                joined.set()
+            if isinstance(item, FrameReceived):
+                client.close()
+
+        server = AirServer(path, HUB, heard.put_nowait)
+        client = AirClient(path, PPMID, take)
+        await server.open()
+        task = asyncio.create_task(client.run())
+        async with asyncio.timeout(LIMIT_S):
+            await joined.wait()
+            server.send(SendFrame(Frame(ShortAddress(1), 1, 1, 0x0109, 0x0704, b"\x01"), tag=7))
+            server.flush()
+            while not isinstance(item := await heard.get(), SendConfirmed):
+                pass
+        assert item == SendConfirmed(7, delivered=False)
+        task.cancel()
+        server.close()
+
+    with household() as home:
+        asyncio.run(run(home.root / "another-air"))

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from home import BANK_SIZE, HUB, KEYS, PPMID, SETTINGS, image
-from processes import LIMIT_S, household
-from survivors import FACTORY
+from processes import LIMIT_S, household, looks, needs_strace, strace
+from survivors import FACTORY, Life, moments, quick_folder
 
+from firmware_node.adapters.storage import FileStorage
 from firmware_node.adapters.virtual_radio import AirClient, AirServer
 from firmware_node.boundary import (
     PAGE_SIZE,
@@ -21,7 +28,7 @@ from firmware_node.boundary import (
     SendConfirmed,
     SendFrame,
 )
-from firmware_node.errors import StorageError, StorageFullError
+from firmware_node.errors import EnvironmentFailure, StorageError, StorageFullError
 from firmware_node.node.assembly import Assembly, Trailer
 from firmware_node.node.banks import Banks
 from firmware_node.node.counters import RESERVE, Counters
@@ -161,3 +168,88 @@ def test_a_radio_that_is_closed_acknowledges_nothing_more() -> None:
 
     with household() as home:
         asyncio.run(run(home.root / "another-air"))
+
+
+@needs_strace
+def test_every_new_folder_above_the_state_directory_is_made_durable(tmp_path: Path) -> None:
+    log, script = tmp_path / "trace", Path(__file__).with_name("recorded_start.py")
+    command = [*strace(log, calls=("mkdir", "fsync")), sys.executable, str(script)]
+    subprocess.run([*command, str(tmp_path / "var" / "lib")], check=True)
+    calls = re.findall(r"(mkdir|fsync)\([^/]*([^>\"]*)", log.read_text())
+    folders = [tmp_path, tmp_path / "var", tmp_path / "var" / "lib", tmp_path / "var/lib/state"]
+    for at, (above, made) in enumerate(itertools.pairwise(folders)):
+        assert calls[2 * at : 2 * at + 2] == [("mkdir", str(made)), ("fsync", str(above))]
+    assert (tmp_path / "var" / "lib" / "state").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.fixture(scope="module")
+def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with quick_folder(tmp_path_factory.mktemp("moments")) as folder:
+        moments(folder)
+        yield folder / "confirmed"
+
+
+@pytest.mark.parametrize("name", ["bank_b.img", "ratchet.bin"])
+@needs_strace
+def test_a_bad_block_costs_what_stood_there_and_not_the_device(name: str, confirmed: Path) -> None:
+    with household() as home:
+        shutil.copytree(confirmed, home.state)
+        with Life(home.state) as life:
+            kept = life.kept()
+        log = home.root / "trace"
+        inject = "inject=pread64:error=EIO:when=1+"
+        options = ("-P", str(home.state / name), "-e", inject)
+        device = home.run(*strace(log, *options, calls=("pread64",)))
+        status = None
+        for _ in looks(device):
+            status = home.status()
+            if status is not None:
+                break
+        assert status is not None
+        assert "INJECTED" in log.read_text()
+        expected = ("A", "00000001") if name == "bank_b.img" else ("B", "00000002")
+        running = status["running_bank"]
+        assert (running, status["banks"][running]["version"]) == expected
+        assert status["counters"]["own_ceiling"] >= kept.own_ceiling
+
+
+@pytest.mark.parametrize(
+    "name", ["LOCK", "bank_a.img", "bank_b.img", "ratchet.bin", "node.db", "node.db-wal"]
+)
+@pytest.mark.parametrize("what", ["link", "second name", "mode", "folder"])
+def test_a_file_that_is_not_ours_alone_is_refused_and_left_as_it_is(
+    what: str, name: str, tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    FileStorage(state, BANK_SIZE).close()
+    path, elsewhere = state / name, tmp_path / "elsewhere"
+    path.touch(mode=0o600)
+    match what:
+        case "link":
+            path.rename(elsewhere)
+            path.symlink_to(elsewhere)
+        case "second name":
+            elsewhere.hardlink_to(path)
+        case "mode":
+            path.chmod(0o644)
+        case "folder":
+            path.unlink()
+            path.mkdir()
+    before = path.lstat()
+    with pytest.raises(EnvironmentFailure, match=name):
+        FileStorage(state, BANK_SIZE)
+    after = path.lstat()
+    assert (after.st_mode, after.st_ino, after.st_nlink) == (
+        before.st_mode,
+        before.st_ino,
+        before.st_nlink,
+    )
+
+
+def test_a_daemon_says_in_one_line_why_it_refuses_a_state_directory() -> None:
+    with household() as home:
+        FileStorage(home.state, BANK_SIZE).close()
+        (home.state / "bank_b.img").chmod(0o640)
+        code, errors = home.carry_through()
+        assert (code, errors.count("\n")) == (3, 1)
+        assert "bank_b.img: expected a regular file of ours, mode 0600, one link" in errors

@@ -233,6 +233,9 @@ class Device:
         except RefusedError as refused:
             self._assembly.abandon()
             self._failed("verification", refused.cause, now_ms, effects, refused.reason)
+            if refused.cause == "readback_differs":
+                self._take(self._ota.image_misread(now_ms), now_ms, effects)
+                return
             self._take(self._ota.image_refused(refused.code, now_ms), now_ms, effects)
             return
         self._banks.mark_verified(verified)

@@ -1,8 +1,9 @@
 """The device daemon: state directory, radio, control socket around one ``Device``.
 
 The emulated device's restart re-executes the same command in place: same process id, the lock
-let go and taken again. A failing store ends the process with code 3; what a step did not commit
-never happened.
+let go and taken again. Like a reset it closes nothing, so it writes nothing. A failing store ends
+the process on the spot with code 3: what a step did not commit never happened, no buffer is
+flushed, and no file closed that would be written by that.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from firmware_node.boundary import (
 )
 from firmware_node.config import DeviceConfig, read_image
 from firmware_node.crypto import Keyring
-from firmware_node.errors import ConfigError, KeyMissingError, RefusedError
+from firmware_node.errors import ConfigError, KeyMissingError, RefusedError, StorageError
 from firmware_node.node.device import Device
 from firmware_node.node.logs import Log
 from firmware_node.node.verification import verify_image
@@ -68,10 +69,10 @@ def run_device(config: DeviceConfig, factory_image: bytes, keyring: Keyring) -> 
     daemon = DeviceDaemon(config, storage, keyring, factory_image)
     try:
         code = asyncio.run(daemon.main())
+        if daemon.restart is not None:
+            _re_execute(daemon.restart)
     finally:
         storage.close()
-    if daemon.restart is not None:
-        _re_execute(daemon.restart)
     return code
 
 
@@ -167,6 +168,9 @@ class DeviceDaemon:
             self._stopping.set_result(code)
 
     def _fail(self, error: BaseException) -> None:
+        if isinstance(error, StorageError):
+            print(f"firmware-node: {error}", file=sys.stderr, flush=True)
+            os._exit(3)
         self._error = error
         self._stop(3)
 

@@ -129,8 +129,8 @@ class _Link(asyncio.Protocol):
             out.clear()
 
     def close(self, *, abort: bool = False) -> None:
+        """What was not flushed is dropped: it acknowledges what nobody took."""
         if self.transport is not None:
-            self.flush()
             if abort:
                 self.transport.abort()
             else:

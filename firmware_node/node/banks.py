@@ -366,12 +366,13 @@ class Banks:
         """Whoever means to write the spare bank asks this first.
 
         Raises:
-            StorageFullError: it is the way back from a trial, or worn; later, or never.
+            StorageFullError: it is the way back from a trial; later.
+            RefusedError: it is worn.
         """
         if self._boot.trial:
             raise StorageFullError("the spare bank is the way back while an image is on trial")
-        if self._misreads() >= self._settings.activation.download_attempts_max:
-            raise StorageFullError(f"bank {self.spare.value} does not hold what is written to it")
+        if self._is_worn():
+            raise self._misread("bank_worn", Status.INSUFFICIENT_SPACE)
 
     def mark_receiving(self, image: ImageKey, size: int) -> None:
         """The spare bank is about to be written."""
@@ -387,14 +388,13 @@ class Banks:
         """Read the spare bank back and put it through the one door.
 
         Raises:
-            RefusedError: the read-back differs from what was received, or the image is refused.
+            RefusedError: the image is refused; or the read-back differs from what was received:
+                ``readback_differs``, and it may be tried again, or ``bank_worn``.
         """
         data = self._storage.bank(self.spare).read(0, size)
         if hashlib.sha256(data).digest() != sha256:
             self._records.put(self._misread_key(), b"%d" % (self._misreads() + 1))
-            raise RefusedError(
-                Status.INVALID_IMAGE, "readback_differs", "the bank does not hold what was received"
-            )
+            raise self._misread("bank_worn" if self._is_worn() else "readback_differs")
         self._records.delete(self._misread_key())
         return self._verify(data)
 
@@ -575,6 +575,14 @@ class Banks:
 
     def _misread_key(self) -> str:
         return f"misreads/{self.spare.value}"
+
+    def _misread(self, cause: str, status: int = Status.INVALID_IMAGE) -> RefusedError:
+        return RefusedError(
+            status, cause, f"bank {self.spare.value} does not hold what was written to it"
+        )
+
+    def _is_worn(self) -> bool:
+        return self._misreads() >= self._settings.activation.download_attempts_max
 
     def _misreads(self) -> int:
         """How often in a row the spare bank did not hold what it was given (dual-bank.md 9)."""

@@ -48,17 +48,20 @@ class Counters:
             ratchet = None
         if stored is None and ratchet is None:
             raise RecordLostError("own originator counter: record and ratchet are both unreadable")
-        self._ceiling = max(stored or 0, ratchet or 0)
+        self._reserve(max(stored or 0, ratchet or 0))  # mends the lower one
         self._next = max(self._ceiling, 1)
 
     def take(self) -> int:
         """The next own originator counter; its reservation is durable before its use."""
         if self._next >= self._ceiling:
-            self._ceiling = self._next + RESERVE
-            self._ratchet.raise_now(RatchetValues(counter_ceiling=self._ceiling))
-            put_twice(self._records, _OWN, b"%d" % self._ceiling)
+            self._reserve(self._next + RESERVE)
         value, self._next = self._next, self._next + 1
         return value
+
+    def _reserve(self, ceiling: int) -> None:
+        self._ratchet.raise_now(RatchetValues(counter_ceiling=ceiling))
+        put_twice(self._records, _OWN, b"%d" % ceiling)
+        self._ceiling = ceiling  # last: a step that could not reserve must not leave values behind
 
     def check_received(self, role: Role, counter: int) -> None:
         """Refuse a replay; nothing changes.

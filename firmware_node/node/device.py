@@ -254,6 +254,10 @@ class Device:
             self._banks.check_policy(verified)
         except RefusedError as refused:
             self._failed("verification", refused.cause, now_ms, effects, refused.reason)
+            if refused.cause == "readback_differs":
+                self._assembly.abandon()
+                self._take(self._ota.image_misread(now_ms), now_ms, effects)
+                return
             received = self._banks.held_sha256(self._ota.total_size)
             told = self._party.tell_receipt(fm.IMAGE_NOT_VERIFIED, received, now_ms)
             self._take(told, now_ms, effects)

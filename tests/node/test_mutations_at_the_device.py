@@ -76,7 +76,6 @@ def device(records: DictRecords, keyring: Keyring = KEYRING) -> Messages:
     for key, value in Counters.first_rows().items():
         put_twice(records, key, value)
     counters = Counters(records, NoRatchet())
-    counters.start()
     settings = replace(SETTINGS, type=DeviceType.HCALCS, entity_id=HCALCS)
     return Messages(settings, keyring, counters)
 

@@ -55,7 +55,6 @@ CORE_NEVER_IMPORTS = {
 MAY_USE_SEEDED_RANDOM = ("rig.world", "rig.faults")
 ONLY_IMPORTED_IN = {
     "cryptography": ("crypto",),
-    "construct": ("wire.ota_file", "wire.manufacturer_image"),
     "lxml": ("tools.duis",),
     "h11": ("adapters.control",),
     "sqlite3": ("adapters.storage",),

@@ -25,13 +25,16 @@ PAYLOAD_MAX = 4096  # bytes; a fragmented TransferData has 1,500
 UNSENT_MAX = 1024 * 1024  # bytes; sixteen pages of the largest size: who leaves them is gone
 READ_SIZE = 64 * 1024
 LINGER_S = 0.001  # the shortest sleep that epoll knows
+LOOK_S = 0.0001  # some five times what the other end of a download takes to answer
+MISSES_MAX = 4
+PAUSE = 2000  # waits; a tenth of a second of a download, of which looking may waste little
 BURST_S = 0.005  # what timers and the control socket may be late by
 JOIN, WELCOME, SEND, CONFIRM = 1, 2, 3, 4
 
 _HEAD = struct.Struct("<HB")  # length, kind
 # length, kind, short address, endpoint it goes to and came from, profile, cluster, broadcast, tag
 _FRAME = struct.Struct("<HBHBBHH?I")
-_FRAME_SIZE = _FRAME.size
+_FRAME_SIZE, _pack, _unpack = _FRAME.size, _FRAME.pack, _FRAME.unpack_from  # for the hot path
 _LENGTH_SIZE = 2
 _log = logging.getLogger(__name__)
 
@@ -42,11 +45,16 @@ class Bursts:
     Block for block a download is one frame there and one frame back, and a turn of the event loop
     costs more than both. So the next frame is waited for here, for ``LINGER_S``; whatever else the
     loop has to do waits no longer than that and ``BURST_S``.
+
+    To sleep and be woken costs as much again where the other end has a processor of its own, so
+    it is looked for first, for ``LOOK_S``. Where that finds nothing ``MISSES_MAX`` times in a row
+    (the other end needs this processor, or is slow), the next ``PAUSE`` waits only sleep.
     """
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._links: dict[int, Link] = {}
+        self._misses = 0  # in a row; past MISSES_MAX it counts the pause
         asyncio.get_running_loop().add_reader(self._epoll.fileno(), self._serve)
 
     def add(self, fd: int, link: Link) -> None:
@@ -72,15 +80,29 @@ class Bursts:
             self._epoll.close()
 
     def _serve(self) -> None:
-        poll, links, now = self._epoll.poll, self._links, time.monotonic
+        links, now = self._links, time.monotonic
         until = now() + BURST_S
-        while events := poll(LINGER_S):
+        while events := self._next():
             for fd, what in events:
                 link = links.get(fd)  # one of these may have closed another
                 if link is not None:
                     link.ready(what)
             if self._epoll.closed or now() >= until:
                 return
+
+    def _next(self) -> list[tuple[int, int]]:
+        """What is there or comes within ``LINGER_S``; nothing ends the burst."""
+        poll = self._epoll.poll
+        if self._misses < MISSES_MAX:
+            until = time.monotonic() + LOOK_S
+            while time.monotonic() < until:
+                if events := poll(0):
+                    self._misses = 0
+                    return events
+        self._misses += 1
+        if self._misses == MISSES_MAX + PAUSE:
+            self._misses = 0
+        return poll(LINGER_S)
 
 
 class Link:
@@ -90,7 +112,7 @@ class Link:
         self,
         connection: socket.socket,
         bursts: Bursts,
-        on_frame: Callable[[Link, Frame, int], None],
+        on_frame: Callable[[Link, ShortAddress, Frame, int], None],
         on_message: Callable[[Link, int, bytes], None],
         on_lost: Callable[[Link], None],
     ) -> None:
@@ -107,7 +129,7 @@ class Link:
         self._out: list[bytes] = []
         self._unsent = b""
         self._closed = False
-        self.address: ShortAddress | None = None  # the device's, known to the hub
+        self.address: ShortAddress | None = None  # of the device at the other end, once joined
         self.unconfirmed: dict[int, None] = {}  # tags under way, in order
         bursts.add(self._fd, self)
 
@@ -115,10 +137,8 @@ class Link:
         """epoll says that there is something to read, room to write, or nobody any more."""
         if what & select.EPOLLOUT:
             self.flush()
-        if what != select.EPOLLOUT and not self._closed:
-            self._read()
-
-    def _read(self) -> None:
+            if what == select.EPOLLOUT or self._closed:
+                return
         try:
             data = self._receive(READ_SIZE)
         except BlockingIOError:
@@ -129,14 +149,15 @@ class Link:
             self.close()
             return
         if self._rest:
-            data = self._rest + data
+            data, self._rest = self._rest + data, b""
         try:
             taken = self._take(data)
         except DecodeError as error:
             _log.warning("%s, connection closed", error)
             self.close()
             return
-        self._rest = data[taken:]
+        if taken < len(data):
+            self._rest = data[taken:]
         if self._out:
             self.flush()
 
@@ -154,18 +175,18 @@ class Link:
                 raise DecodeError("virtual radio message", at, f"{size} octets")
             if behind > end:
                 break
-            kind = data[at + 2]
-            if kind == SEND:
+            if data[at + 2] == SEND:
                 if behind - at < _FRAME_SIZE:
                     raise DecodeError("virtual radio frame", at, f"{behind - at} octets")
-                _, _, peer, endpoint, peer_endpoint, profile, cluster, broadcast, tag = (
-                    _FRAME.unpack_from(data, at)
+                _, _, named, endpoint, peer_endpoint, profile, cluster, broadcast, tag = _unpack(
+                    data, at
                 )
                 payload = data[at + _FRAME_SIZE : behind]
+                peer = self.address if self.address is not None else named
                 frame = Frame(peer, peer_endpoint, endpoint, profile, cluster, payload, broadcast)
-                self._on_frame(self, frame, tag)
+                self._on_frame(self, named, frame, tag)
             else:
-                self._on_message(self, kind, data[at + _HEAD.size : behind])
+                self._on_message(self, data[at + 2], data[at + _HEAD.size : behind])
             at = behind
         return at
 
@@ -177,7 +198,7 @@ class Link:
         """A frame, to or from the party ``named``; leaves with ``flush``."""
         _, peer_endpoint, endpoint, profile, cluster, payload, broadcast = frame
         self._out.append(
-            _FRAME.pack(
+            _pack(
                 _FRAME_SIZE - _LENGTH_SIZE + len(payload),
                 SEND,
                 named,

@@ -69,7 +69,7 @@ class Driver:
         self._stepping = True
         try:
             while True:
-                effects = self._step(item, now_ms())
+                effects = self._step(item, time.monotonic_ns() // 1_000_000)
                 self._commit()
                 for effect in effects:
                     self._perform(effect)

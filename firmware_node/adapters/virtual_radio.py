@@ -121,31 +121,28 @@ class AirServer:
                 link.send_frame(source, frame, 0)
                 self._touched.append(link)
 
-    def _on_frame(self, link: Link, frame: Frame, tag: int) -> None:
-        """``frame`` as the device named it: its peer is where it goes."""
+    def _on_frame(self, link: Link, target: ShortAddress, frame: Frame, tag: int) -> None:
         if link.address is None:
             return
-        target, peer_endpoint, endpoint, profile, cluster, payload, broadcast = frame
-        if target != COORDINATOR and not broadcast:
-            self._pass_on(link, link.address, frame, tag)
-            return
-        if broadcast:
+        if frame.broadcast:
             self._broadcast(link.address, _turned(frame), link)
             self.flush()
+        elif target != COORDINATOR:
+            self._pass_on(link, target, frame, tag)
+            return
         if tag:
             link.send(CONFIRM, _CONFIRM.pack(tag, True))
-        frame = Frame(link.address, peer_endpoint, endpoint, profile, cluster, payload, broadcast)
-        if profile == zdo.PROFILE and not cluster & zdo.RESPONSE:
+        if frame.profile == zdo.PROFILE and not frame.cluster & zdo.RESPONSE:
             _answer_zdo(link, COORDINATOR, frame, self._own)
         else:
             self._deliver(FrameReceived(frame))
 
-    def _pass_on(self, link: Link, source: ShortAddress, frame: Frame, tag: int) -> None:
-        other = self._links.get(frame.peer)
+    def _pass_on(self, link: Link, target: ShortAddress, frame: Frame, tag: int) -> None:
+        other = self._links.get(target)
         if tag:
             link.send(CONFIRM, _CONFIRM.pack(tag, other is not None))
         if other is not None:
-            other.send_frame(source, _turned(frame), 0)
+            other.send_frame(frame.peer, _turned(frame), 0)
             other.flush()
 
     def _on_message(self, link: Link, kind: int, body: bytes) -> None:
@@ -238,7 +235,7 @@ class AirClient:
         if self._link is not None:
             self._link.flush()
 
-    def _on_frame(self, link: Link, frame: Frame, tag: int) -> None:
+    def _on_frame(self, link: Link, _: ShortAddress, frame: Frame, tag: int) -> None:
         if self._own is None:
             return
         if tag:

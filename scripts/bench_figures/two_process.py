@@ -26,50 +26,50 @@ EVENT_LIMIT_S = 300
 
 def by_blocks(effort: Effort) -> Iterator[Figure]:
     """``ota.two_process.block.*``: one request for each block."""
+    exchange = bare_socket.Exchange(REQUEST, ANSWER)
     with home.folder() as root, home.Home(root, activation="hold") as place:
         place.start_both()
-        downloads = _Downloads(place, effort.image_size)
-        ours, bare = in_turns(
+        ours, bare, looped = in_turns(
             effort.turns,
-            downloads.seconds_per_block,
-            lambda: bare_socket.seconds_per_answer(REQUEST, ANSWER, 1, effort.round_trips),
+            _Downloads(place, effort.image_size).seconds_per_block,
+            lambda: bare_socket.blocking(exchange, effort.round_trips),
+            lambda: bare_socket.by_asyncio(exchange, effort.round_trips),
         )
-    what = "a bare request and reply between two processes"
-    yield Figure(
-        "ota.two_process.block.blocks_per_second",
-        1 / ours,
-        "blocks/s",
-        True,
-        Baseline(what, 1 / bare),
-    )
     yield Figure(
         "ota.two_process.block.ratio_to_bare_socket",
         bare / ours,
         "ratio",
         True,
-        Baseline(what, 1.0),
+        Baseline(f"blocking request and reply, {1 / bare:,.0f} a second", 1.0),
+    )
+    yield Figure(
+        "ota.two_process.block.blocks_per_second",
+        1 / ours,
+        "blocks/s",
+        True,
+        Baseline("request and reply between two bare asyncio protocols", 1 / looped, "peer"),
     )
 
 
 def by_pages(effort: Effort) -> Iterator[Figure]:
     """``ota.two_process.page.blocks_per_second``: one request for 80 blocks, no spacing."""
+    blocks = PAGE_SIZE // BLOCK_SIZE
+    exchange = bare_socket.Exchange(REQUEST, ANSWER * blocks)
+    pages = -(-effort.round_trips // blocks)
     ota = f"page_size = {PAGE_SIZE}\npage_spacing_ms = 0"
-    answers = PAGE_SIZE // BLOCK_SIZE
-    pages = -(-effort.round_trips // answers)
     with home.folder() as root, home.Home(root, ota=ota, activation="hold") as place:
         place.start_both()
-        downloads = _Downloads(place, effort.image_size)
         ours, bare = in_turns(
             effort.turns,
-            downloads.seconds_per_block,
-            lambda: bare_socket.seconds_per_answer(REQUEST, ANSWER, answers, pages),
+            _Downloads(place, effort.image_size).seconds_per_block,
+            lambda: bare_socket.blocking(exchange, pages) / blocks,
         )
     yield Figure(
         "ota.two_process.page.blocks_per_second",
         1 / ours,
         "blocks/s",
         True,
-        Baseline("a bare request and 80 replies between two processes", 1 / bare),
+        Baseline("blocking request and all octets of its page", 1 / bare),
     )
 
 

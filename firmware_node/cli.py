@@ -29,6 +29,7 @@ from firmware_node.errors import (
 
 RESTART_LIMIT_S = 5  # a daemon that is silent longer has not just restarted
 Command = Callable[[argparse.Namespace], int]
+HELP_WIDTH = 80  # columns
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,8 +75,18 @@ def _complain(error: Exception | str, code: int) -> int:
     return code
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Of a fixed width: argparse asks for the terminal's at every argument that is declared."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=HELP_WIDTH)
+
+
 class _Parser(argparse.ArgumentParser):
     """A wrong argument is one line, as every other error."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=_Formatter, **options)
 
     def error(self, message: str) -> NoReturn:
         """See ``argparse``."""

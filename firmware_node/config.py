@@ -8,7 +8,6 @@ is not given follows from the name of the file: ``ppmid.toml`` configures the in
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import re
 import tomllib
@@ -413,6 +412,8 @@ def _build(text: _Text, prefix: str, tree: Mapping[str, Any], kind: type[T]) -> 
     known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]  # a dataclass, by design
     for name in tree:
         if name not in known:
+            import difflib  # a daemon that runs never needs it
+
             near = difflib.get_close_matches(name, known, 1)
             hint = f"; the nearest known key is {prefix}{near[0]}" if near else ""
             where = text.where(f"{prefix}{name}")

@@ -66,7 +66,6 @@ CORE_NEVER_CALLS = {"open", "print", "input", "exec", "eval", "__import__", "bre
 MAY_USE_SEEDED_RANDOM = ("rig.world", "rig.faults")
 ONLY_IMPORTED_IN = {
     "cryptography": ("crypto",),
-    "construct": ("wire.ota_file", "wire.manufacturer_image"),
     "lxml": (
         *(f"tools.duis.{name}" for name in ("document", "request", "response", "signature")),
         "tools.decode_input",

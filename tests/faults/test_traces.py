@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator
 
 import pytest
-import update_writes
 from processes import FILES, FILES_OF_OURS, Household, household, needs_strace, strace
+
+import update_writes
 
 pytestmark = needs_strace
 CALLS = ("openat", "mmap", "pread64", "pwrite64", "fadvise64", "flock")

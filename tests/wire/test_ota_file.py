@@ -180,7 +180,7 @@ def test_header_size_needs_eight_octets_and_no_more() -> None:
         (4, "0101", "header version"),
         (6, "3700", "header length"),
         (6, "0101", "header length"),
-        (6, "3800", "do not fit"),
+        (6, "3800", "do not agree"),
         (6, "3d00", "do not agree"),
         (8, "0000", "do not agree"),
         (8, "0c00", "field control"),

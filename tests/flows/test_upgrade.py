@@ -187,6 +187,16 @@ def test_a_bad_air_delays_and_does_not_spoil(tmp_path: Path, seed: int) -> None:
     assert story.versions() == ("B", "00000001", "00000002")
 
 
+def test_the_same_seed_gives_the_same_run(tmp_path: Path) -> None:
+    runs = []
+    for name in ("one", "two"):
+        story = Story(tmp_path / name, air=Air(jitter_ms=30, loss=5, duplication=5), seed=4)
+        story.offer(image(2))
+        assert story.until("CS09")
+        runs.append((story.world.notes, [m.message for m in story.messages()]))
+    assert runs[0] == runs[1]
+
+
 REFUSED = {
     "wrong-hash": (ImageFormat.ZIGBEE, "integrity_code_wrong"),
     "wrong-manufacturer": (ImageFormat.GB_PLAIN, None),

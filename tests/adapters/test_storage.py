@@ -818,6 +818,7 @@ def test_nothing_is_renamed_that_was_not_synced_and_its_directory_is_synced_afte
     before = calls[: renames[-1]]
     removed = [index for index, call in enumerate(before) if call[0].startswith("unlink")]
     assert removed and directory in before[removed[-1] :], calls
+    assert "node.db" not in {name for index in removed for name in before[index][1:]}
     assert state.rows() == ({"a": "1"} if begun else {"lost": "damaged"})
 
 

@@ -24,7 +24,7 @@ from firmware_node.boundary import RatchetValues
 from firmware_node.errors import FirmwareNodeError, RefusedError, StorageError, StorageFullError
 from firmware_node.node.banks import REJECTS_MAX, BankView
 from firmware_node.node.records import encode, put_twice
-from firmware_node.rig.memory_storage import PowerCut
+from firmware_node.rig.memory_storage import FREE_BYTES, PowerCut
 from firmware_node.terms import BankState, ImageKey
 from firmware_node.wire.zcl import Status
 
@@ -234,6 +234,11 @@ def test_with_too_little_space_nothing_is_activated_and_later_it_is() -> None:
     assert bench.commit().boot() == (B, True, 0)
 
 
+def test_with_just_enough_space_an_image_is_activated() -> None:
+    bench = BankBench(free_bytes_min=FREE_BYTES).start().activated()
+    assert bench.boot() == (B, True, 0)
+
+
 def test_what_fell_below_the_floor_since_it_was_held_is_not_activated() -> None:
     bench = BankBench().start().hold()
     put_twice(bench.records, "floor", b"3")
@@ -265,6 +270,7 @@ def test_every_start_on_trial_is_counted_before_the_image_starts() -> None:
     for tries in range(1, 6):
         bench.start(commit=False)
         assert bench.report.trial and not bench.report.reverted
+        assert bench.report.outcome is None
         bench.commit()
         assert bench.boot() == (B, True, tries)
         assert bench.states() == (S.CONFIRMED, S.TRIAL)

@@ -188,6 +188,7 @@ def test_below_the_floor_or_without_one_nothing_runs_and_nothing_is_written(lost
     assert bench.report.image.file_version == 0
     assert bench.kept().banks == banks
     assert bench.boot() == (B, False, 0)
+    assert bench.states()[1] is S.CONFIRMED  # it may be the configuration that is wrong
     if not lost:
         bench.update()  # and an upgrade is awaited
 
@@ -210,7 +211,7 @@ def test_a_missing_manufacturers_key_gives_up_no_bank(situation: str) -> None:
     for _ in range(2 * SETTINGS.activation.trial_starts_max):
         bench.start()
         assert "nothing_to_run" in bench.notes()
-        assert bench.report.manifest is None
+        assert (bench.report.manifest, bench.report.trial) == (None, False)
     assert bench.kept() == before
     bench.keyring = KEYS
     assert bench.start().report.running is running
@@ -317,6 +318,13 @@ def test_a_lost_boot_record_goes_to_the_image_that_is_the_floor() -> None:
     bench = SITUATIONS["confirmed"]().rot_pair("boot").start()
     assert bench.boot() == (B, False, 0)
     assert bench.states() == (S.CONFIRMED, S.CONFIRMED)
+
+
+def test_a_lost_boot_record_goes_to_the_only_bank_that_verifies_and_that_is_confirmed() -> None:
+    bench = SITUATIONS["held"]().flip(A).rot_pair("boot").start()
+    assert bench.boot() == (B, False, 0)
+    assert bench.states() == (S.EMPTY, S.CONFIRMED)
+    bench.update()
 
 
 def test_a_lost_boot_record_and_floor_go_to_the_bank_that_was_confirmed() -> None:

@@ -216,6 +216,19 @@ def test_progress_is_told_at_the_first_block_every_64_kib_and_the_last() -> None
 # --- the bank says no -------------------------------------------------------------------------
 
 
+def test_progress_of_another_file_is_told_from_its_begin() -> None:
+    bench = Bench().downloading().serve(300)
+    bench.answer_wait(0, 30)
+    bench.answer_status(Status.ABORT)
+    assert not [key for key in bench.records.rows if key.startswith("ota/")]
+    first = bench.names().count("download_progress")
+    bench.clear().notify()
+    bench.answer_query(image=NEW, size=1024)
+    bench.serve(300)
+    assert bench.names().count("download_progress") == first == 1
+    assert bytes(bench.bank.octets) == FILE[:300]
+
+
 @pytest.mark.parametrize(
     ("code", "status"), [(Status.INVALID_IMAGE, 0x96), (0x8F72, 0x96), (Status.ABORT, 0x95)]
 )
@@ -285,13 +298,35 @@ def test_a_wait_is_no_error_however_often_it_is_repeated() -> None:
     assert offsets(bench) == [0] * 101
 
 
-def test_a_late_block_during_a_wait_is_taken_and_nothing_is_asked_before_its_end() -> None:
-    bench = Bench().downloading().clear()
+@pytest.mark.parametrize("at", [0, 300])
+def test_a_late_block_during_a_wait_is_taken_and_nothing_is_asked_before_its_end(at: int) -> None:
+    bench = Bench().downloading().serve(at).clear()
     bench.answer_wait(0, 30)
-    bench.answer_block(FILE[:50], 0)
-    assert (bench.sent, bench.bank.offset) == ([], 50)
+    bench.answer_block(FILE[at : at + 50], at)
+    assert (bench.sent, bench.bank.offset) == ([], at + 50)
     assert bench.tick() == 30_000
-    assert offsets(bench) == [50]
+    assert offsets(bench) == [at + 50]
+
+
+def test_a_wait_ends_the_counting_of_errors() -> None:
+    bench = Bench().downloading()
+    for _ in range(3):
+        for _ in range(9):
+            bench.tick()
+        bench.answer_wait(0, 60)
+        assert bench.tick() == 60_000
+    assert bench.status is S.DOWNLOAD_IN_PROGRESS
+    bench.serve()
+    assert bytes(bench.bank.octets) == FILE
+
+
+def test_a_late_error_during_a_wait_changes_nothing() -> None:
+    bench = Bench().downloading().serve(512)
+    bench.answer_wait(0, 60)
+    bench.clear().hear_default(ota.IMAGE_BLOCK_REQUEST, Status.FAILURE)
+    assert (bench.sent, bench.notes, bench.values) == ([], [], [])
+    assert bench.tick() == 60_000
+    assert offsets(bench) == [550]
 
 
 @pytest.mark.parametrize("utc_known", [False, True])
@@ -418,6 +453,7 @@ def test_pages_make_the_whole_file_and_the_last_one_asks_for_the_rest_only() -> 
         assert request.file_offset + size <= 1024
         for at in range(request.file_offset, request.file_offset + size, 50):
             block_of(bench, at, min(50, request.file_offset + size - at))
+    assert bench.names().count("download_progress") == 2
     assert bytes(bench.bank.octets) == FILE
     assert bench.values == [ImageHeld(NEW, 1024)]
 
@@ -467,6 +503,56 @@ def test_a_mending_request_without_answer_is_repeated_like_any_other() -> None:
     assert bench.tick() == 3_000
     assert bench.tick() == 2_000
     assert bench.requests() == [ota.ImageBlockRequest(NEW, 0, 50)]
+
+
+def test_blocks_kept_of_a_page_go_with_it_when_another_file_is_taken() -> None:
+    bench = paging()
+    for offset in (50, 100):
+        block_of(bench, offset)
+    bench.answer_status(Status.ABORT)
+    bench.notify()
+    bench.answer_query(image=NEWER, size=200)
+    other = FILE[::-1]
+    for offset in (0, 50, 100, 150):
+        bench.answer_block(other[offset : offset + 50], offset, NEWER)
+    assert bytes(bench.bank.octets) == other[:200]
+
+
+def test_every_block_of_a_page_renews_the_patience_with_the_next() -> None:
+    bench = Bench(page_size=400).downloading().clear()
+    for offset in range(50, 350, 50):
+        bench.wait(3_000)
+        block_of(bench, offset)
+    assert bench.sent == []
+    bench.wait(3_049)
+    assert bench.sent == []
+    bench.wait(1)
+    assert bench.requests() == [ota.ImageBlockRequest(NEW, 0, 50)]
+
+
+def test_a_late_block_of_the_page_while_a_gap_is_asked_for_is_kept_and_asks_nothing() -> None:
+    bench = paging()
+    block_of(bench, 50)
+    assert bench.clear().tick() == 3_050
+    assert bench.requests() == [ota.ImageBlockRequest(NEW, 0, 50)]
+    block_of(bench.clear(), 150)
+    assert bench.sent == []
+    block_of(bench, 0)
+    assert bench.requests() == [ota.ImageBlockRequest(NEW, 100, 50)]
+    block_of(bench, 100)
+    assert bytes(bench.bank.octets) == FILE[:200]
+
+
+def test_after_a_short_gap_the_next_page_brings_whole_blocks_again() -> None:
+    bench = paging()
+    for offset in (30, 80, 130, 180):
+        block_of(bench, offset, min(50, 200 - offset))
+    assert bench.last(ota.ImageBlockRequest) == ota.ImageBlockRequest(NEW, 0, 30)
+    block_of(bench, 0, 30)
+    assert bench.last(ota.ImagePageRequest).file_offset == 200
+    block_of(bench, 200)
+    assert bytes(bench.bank.octets) == FILE[:250]
+    assert bench.defaults() == []
 
 
 def test_a_block_beyond_the_page_is_not_kept() -> None:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from bench_figures import daemon, in_process, two_process, update_cost, verification
+from bench_figures import commands, daemon, in_process, two_process, update_cost, verification
 from bench_figures.figures import FULL, QUICK, Effort, Figure, NotMeasurableError
 
 # Figures that one measurement gives, and the measurement.
@@ -26,6 +26,7 @@ MEASUREMENTS: Mapping[tuple[str, ...], Callable[[Effort], Iterator[Figure]]] = {
     ("daemon.start_to_ready.seconds",): daemon.start,
     ("daemon.rss.bytes", "daemon.rss_after_update.bytes"): daemon.memory,
     ("verify.1mib.seconds",): verification.verification,
+    ("gbcs.cs06.per_second", "gbcs.cs06_durable.per_second"): commands.commands,
 }
 
 

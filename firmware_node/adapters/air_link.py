@@ -36,6 +36,7 @@ _HEAD = struct.Struct("<HB")  # length, kind
 _FRAME = struct.Struct("<HBHBBHH?I")
 _FRAME_SIZE, _pack, _unpack = _FRAME.size, _FRAME.pack, _FRAME.unpack_from  # for the hot path
 _LENGTH_SIZE = 2
+_SIZE_MAX = _FRAME_SIZE - _LENGTH_SIZE + PAYLOAD_MAX
 _log = logging.getLogger(__name__)
 
 
@@ -169,10 +170,10 @@ class Link:
         """
         at, end = 0, len(data)
         while end - at >= _HEAD.size:
-            behind = at + _LENGTH_SIZE + (data[at] | data[at + 1] << 8)
-            if not at + _LENGTH_SIZE < behind <= at + _FRAME_SIZE + PAYLOAD_MAX:
-                size = behind - at - _LENGTH_SIZE
+            size = data[at] | data[at + 1] << 8
+            if not 0 < size <= _SIZE_MAX:
                 raise DecodeError("virtual radio message", at, f"{size} octets")
+            behind = at + _LENGTH_SIZE + size
             if behind > end:
                 break
             if data[at + 2] == SEND:

@@ -148,6 +148,7 @@ def test_too_much_silence_gives_the_server_up_and_keeps_what_came() -> None:
     assert bench.last(ota.ImageBlockRequest).file_offset == 500
     bench.serve()
     assert bytes(bench.bank.octets) == FILE
+    assert bench.note("block_retried").fields["errors"] == 9
 
 
 @pytest.mark.parametrize("status", [Status.ABORT, Status.NO_IMAGE_AVAILABLE])
@@ -311,8 +312,9 @@ def test_a_late_block_during_a_wait_is_taken_and_nothing_is_asked_before_its_end
 def test_a_wait_ends_the_counting_of_errors() -> None:
     bench = Bench().downloading()
     for _ in range(3):
-        for _ in range(9):
+        for _ in range(18):
             bench.tick()
+        assert bench.note("block_retried").fields["errors"] == 9
         bench.answer_wait(0, 60)
         assert bench.tick() == 60_000
     assert bench.status is S.DOWNLOAD_IN_PROGRESS
@@ -395,11 +397,12 @@ def test_a_block_period_spaces_the_requests_in_the_configured_unit(unit: int, ga
     bench.tick()
     assert bench.last(ota.ImageBlockRequest).block_period == 250
     assert bench.client.attributes()[ota.ATTR_MINIMUM_BLOCK_PERIOD] == (zcl.UINT16, 250)
-    asked = bench.now
-    bench.clear().answer_block(FILE[:50], 0)
-    assert bench.sent == []
-    bench.tick()
-    assert (bench.now - asked, offsets(bench)) == (gap, [50])
+    for offset in (0, 50, 100):
+        asked = bench.now
+        bench.clear().answer_block(FILE[offset : offset + 50], offset)
+        assert bench.sent == []
+        bench.tick()
+        assert (bench.now - asked, offsets(bench)) == (gap, [offset + 50])
 
 
 def test_an_absurd_block_period_is_bounded() -> None:
@@ -453,6 +456,7 @@ def test_pages_make_the_whole_file_and_the_last_one_asks_for_the_rest_only() -> 
         assert request.file_offset + size <= 1024
         for at in range(request.file_offset, request.file_offset + size, 50):
             block_of(bench, at, min(50, request.file_offset + size - at))
+    assert bench.last(ota.ImageBlockRequest) == ota.ImageBlockRequest(NEW, 1000, 24)
     assert bench.names().count("download_progress") == 2
     assert bytes(bench.bank.octets) == FILE
     assert bench.values == [ImageHeld(NEW, 1024)]
@@ -518,16 +522,47 @@ def test_blocks_kept_of_a_page_go_with_it_when_another_file_is_taken() -> None:
     assert bytes(bench.bank.octets) == other[:200]
 
 
-def test_every_block_of_a_page_renews_the_patience_with_the_next() -> None:
+@pytest.mark.parametrize(("begin", "missing"), [(0, 350), (50, 0)])
+def test_every_block_of_a_page_renews_the_patience_with_the_next(begin: int, missing: int) -> None:
     bench = Bench(page_size=400).downloading().clear()
-    for offset in range(50, 350, 50):
+    for offset in range(begin, 350, 50):
         bench.wait(3_000)
         block_of(bench, offset)
     assert bench.sent == []
     bench.wait(3_049)
     assert bench.sent == []
     bench.wait(1)
-    assert bench.requests() == [ota.ImageBlockRequest(NEW, 0, 50)]
+    assert bench.requests() == [ota.ImageBlockRequest(NEW, missing, 50)]
+    block_of(bench, missing)
+    assert bench.bank.octets == FILE[: len(bench.bank.octets)]
+
+
+def test_pages_of_which_something_comes_are_not_given_up() -> None:
+    bench = paging()
+    for start in (0, 200, 400):
+        block_of(bench, start)
+        bench.tick()  # the rest of the page was lost
+        for offset in (start + 50, start + 100, start + 150):
+            bench.answer_block()
+            assert bench.bank.offset == offset + 50
+        assert bench.last(ota.ImagePageRequest).file_offset == start + 200
+    assert "pages_given_up" not in bench.names()
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_silent_pages_count_only_in_a_row(is_whole: bool) -> None:
+    bench = paging()
+    for _ in range(3):
+        bench.tick()  # a silent page
+        bench.answer_block()  # costs one block
+        start = bench.last(ota.ImagePageRequest).file_offset
+        for offset in range(start, start + 150, 50):
+            block_of(bench, offset)
+        if not is_whole:
+            bench.tick()
+        block_of(bench, start + 150)
+    assert bench.last(ota.ImagePageRequest).file_offset == 750
+    assert "pages_given_up" not in bench.names()
 
 
 def test_a_late_block_of_the_page_while_a_gap_is_asked_for_is_kept_and_asks_nothing() -> None:

@@ -27,7 +27,7 @@ from firmware_node.wire.ota_file import (
 from firmware_node.wire.zcl import Status
 
 KEY = ImageKey(0x121D, 0x0084, 2)
-BODY = b"octets of firmware. " * 40
+BODY = b"octets of firmware. " * 10
 HCALCS = replace(SETTINGS, type=DeviceType.HCALCS)
 SUPPLIER = KEYS.find(Role.SUPPLIER)[0]
 PLAIN, SIGNED, TAGGED = (
@@ -238,7 +238,7 @@ def test_a_signature_that_cannot_be_checked_is_refused(settings: DeviceSettings)
     assert verify_image(build(signed=False), SETTINGS, NO_MANUFACTURER).image == KEY
 
 
-@pytest.mark.parametrize("at", [0, 100, 400, 800])
+@pytest.mark.parametrize("at", [0, 100, 190, 300])
 def test_the_manufacturer_signed_every_octet_before_the_signature(at: int) -> None:
     inner = bytearray(manufacturer_image.build(Manifest(KEY, 0, 1), BODY, _sign))
     inner[len(inner) - 65 - at] ^= 1

@@ -5,6 +5,8 @@ At the end of a run it prints the table of reference messages by use case.
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from hypothesis import settings
 from pass_table import PASS_TABLE
@@ -12,6 +14,8 @@ from pass_table import PASS_TABLE
 # A busy machine is no fault of a property.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+# A shell that runs the tests in the background ignores SIGINT, and what they start would as well.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -447,16 +447,20 @@ def test_a_page_is_asked_for_once_and_its_blocks_come_by_themselves() -> None:
     assert bench.requests() == [ota.ImagePageRequest(NEW, 200, 50, 200, 50)]
 
 
-def test_pages_make_the_whole_file_and_the_last_one_asks_for_the_rest_only() -> None:
-    bench = paging()
+@pytest.mark.parametrize(("page_size", "last"), [(200, (1000, 24)), (300, (900, 124))])
+def test_pages_make_the_whole_file_and_the_last_one_asks_for_the_rest_only(
+    page_size: int, last: tuple[int, int]
+) -> None:
+    bench = Bench(page_size=page_size).downloading()
     while bench.bank.offset < 1024:
         request = bench.requests()[-1]
         assert isinstance(request, ota.ImagePageRequest | ota.ImageBlockRequest)
         size = request.page_size if isinstance(request, ota.ImagePageRequest) else request.size_max
-        assert request.file_offset + size <= 1024
+        asked = (request.file_offset, size)
+        assert sum(asked) <= 1024
         for at in range(request.file_offset, request.file_offset + size, 50):
             block_of(bench, at, min(50, request.file_offset + size - at))
-    assert bench.last(ota.ImageBlockRequest) == ota.ImageBlockRequest(NEW, 1000, 24)
+    assert asked == last
     assert bench.names().count("download_progress") == 2
     assert bytes(bench.bank.octets) == FILE
     assert bench.values == [ImageHeld(NEW, 1024)]
@@ -483,6 +487,17 @@ def test_a_gap_is_asked_for_no_further_than_to_the_next_block_that_came() -> Non
     block_of(bench, 0, 30)
     assert bench.last(ota.ImageBlockRequest) == ota.ImageBlockRequest(NEW, 130, 50)
     assert bytes(bench.bank.octets) == FILE[:130]
+
+
+def test_a_gap_in_the_middle_ends_at_the_next_block_that_came() -> None:
+    bench = paging()
+    block_of(bench, 0)
+    for offset in (80, 130):
+        block_of(bench, offset)
+    block_of(bench, 180, 20)
+    assert bench.last(ota.ImageBlockRequest) == ota.ImageBlockRequest(NEW, 50, 30)
+    block_of(bench, 50, 30)
+    assert bytes(bench.bank.octets) == FILE[:200]
 
 
 def test_a_page_whose_end_was_lost_is_mended_after_silence() -> None:
@@ -596,6 +611,17 @@ def test_a_block_beyond_the_page_is_not_kept() -> None:
     for offset in (0, 50, 100, 150):
         block_of(bench, offset)
     assert bench.bank.offset == 200
+
+
+def test_a_block_ahead_that_reaches_beyond_the_file_is_refused_and_not_kept() -> None:
+    bench = Bench(page_size=200).downloading(size=180)
+    bench.answer_block(FILE[150:200], 150)
+    assert bench.defaults() == [(ota.IMAGE_BLOCK_RESPONSE, Status.INVALID_VALUE)]
+    for offset in (0, 50, 100):
+        block_of(bench, offset)
+    block_of(bench, 150, 30)
+    assert bytes(bench.bank.octets) == FILE[:180]
+    assert bench.values == [ImageHeld(NEW, 180)]
 
 
 def test_a_block_ahead_that_is_too_long_is_refused() -> None:

@@ -27,19 +27,25 @@ def kill_device_after(home: Household, seconds: float) -> None:
     assert device.wait() == -signal.SIGKILL
 
 
-def kill_hub_in_a_download(home: Household, kind: str) -> None:
-    """It loses its offer, never a message: none is under way before the activation."""
-    device = home.run()
+def kill_hub_in_a_download(home: Household, kind: str) -> bool:
+    """It loses its offer, never a message: none is under way before the activation.
+
+    False: the update was over before, or went on too fast to be seen in its download.
+    """
+    device, caught = home.run(), False
     for _ in looks(device):
         status = home.status()
-        if status is not None and status["upgrade"]["file_offset"]:
+        if status is not None and status["state"] == "downloading":
+            caught = status["upgrade"]["file_offset"] > 0
+        if caught or (status is not None and status["state"] in ("confirmed", "reverted")):
             break
-    if status is not None and status["state"] == "downloading":
+    if caught:
         home.stop_hub()
         home.start_hub()
         home.offer(FILES[kind])
     device.kill()
     assert device.wait() == -signal.SIGKILL
+    return caught
 
 
 def round_of(home: Household, seed: int) -> None:
@@ -66,3 +72,13 @@ def test_kills_at_any_moment_end_in_the_same_place(request: pytest.FixtureReques
             except BaseException as failure:
                 failure.add_note(f"seed {seed}")
                 raise
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_hub_that_dies_in_a_download_and_forgets_it(kind: str) -> None:
+    with household('wait_s = 1\nscript = ["wait:1:40000"]\n') as home:
+        home.offer(FILES[kind])
+        assert kill_hub_in_a_download(home, kind)
+        code, errors = home.carry_through()
+        assert code == 0, errors
+        home.check_end(kind)

@@ -46,16 +46,14 @@ class Outbox:
         Raises:
             StorageFullError: ``OUTBOX_MAX`` messages wait already.
         """
-        self.check_room()
-        keys = keys_twice(self._records, _PREFIX)
+        keys = self._keys_with_room()
         last = int(keys[-1].removeprefix(_PREFIX), 16) if keys else 0
         put_twice(self._records, f"{_PREFIX}{last + 1:016x}", message)
         self.has_new = True
 
     def check_room(self) -> None:
         """Raise StorageFullError when ``OUTBOX_MAX`` messages wait already."""
-        if len(self) >= OUTBOX_MAX:
-            raise StorageFullError(f"outbox: {OUTBOX_MAX} messages wait for the hub")
+        self._keys_with_room()
 
     def pump(self, now_ms: int) -> Sequence[Effect]:
         """Send the head when nothing is under way and a tunnel is open."""
@@ -103,6 +101,12 @@ class Outbox:
         """The tunnel or the network went: whatever was under way is sent again when it is back."""
         self._under_way = None
         self.wake_at = None
+
+    def _keys_with_room(self) -> list[str]:
+        keys = keys_twice(self._records, _PREFIX)
+        if len(keys) >= OUTBOX_MAX:
+            raise StorageFullError(f"outbox: {OUTBOX_MAX} messages wait for the hub")
+        return keys
 
     def _try_later(self, now_ms: int) -> Sequence[Effect]:
         self.wake_at = now_ms + self._retry_ms

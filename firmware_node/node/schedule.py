@@ -13,6 +13,7 @@ from firmware_node.errors import RecordLostError
 from firmware_node.node.messages import activation_request
 from firmware_node.node.records import delete_twice, get_twice, keys_twice, put_twice
 from firmware_node.wire import zcl
+from firmware_node.wire.firmware_messages import ActivateFirmware
 
 _KEY = "activation/schedule"
 
@@ -37,10 +38,11 @@ class Schedule:
         if not keys_twice(self._records, _KEY):
             return ()
         try:
-            self._take(get_twice(self._records, _KEY))
+            command = get_twice(self._records, _KEY)
         except RecordLostError as lost:
             self.clear()
             return (Notify("record_lost", {"record": _KEY, "reason": str(lost)}),)
+        self._take(command, activation_request(command)[1])
         return (Notify("activation_pending", self.fields()),)
 
     def fields(self) -> dict[str, str]:
@@ -54,10 +56,10 @@ class Schedule:
         """For ``status``; None: nothing is pending."""
         return None if self.command is None else self.fields()
 
-    def set(self, command: bytes) -> None:
+    def set(self, command: bytes, request: ActivateFirmware) -> None:
         """Keep this CS06 command; it takes the place of the one before."""
         put_twice(self._records, _KEY, command)
-        self._take(command)
+        self._take(command, request)
 
     def clear(self) -> None:
         """Nothing is pending any more."""
@@ -75,8 +77,7 @@ class Schedule:
         """Whether the time to execute has come for certain."""
         return self.command is not None and utc is not None and utc >= self._executes_at
 
-    def _take(self, command: bytes) -> None:
-        _, request = activation_request(command)
+    def _take(self, command: bytes, request: ActivateFirmware) -> None:
         assert request.executes_at is not None
         self.command, self._executes_at = command, request.executes_at
         self.manufacturer_sha256 = request.manufacturer_image_hash

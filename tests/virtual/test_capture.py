@@ -9,8 +9,8 @@ from room import END_DEVICE, IN_SMART_ENERGY, ROUTER, SECOND, STEERING, Room
 from tshark import FAULTS, assert_well_formed, dissect, needs_tshark
 from zigpy_peer import MANUFACTURER, MODEL, Device, coordinator, eui64, stick, until
 
-from firmware_node.virtual.capture import Capture, fcs
-from firmware_node.virtual.server import VirtualOptions
+from firmware_node.adapters.virtual_stick import VirtualOptions
+from firmware_node.adapters.virtual_stick.capture import Capture, fcs
 from firmware_node.wire import mt
 from firmware_node.wire.mt import Cmd, Option
 

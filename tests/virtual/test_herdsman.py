@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from zigpy_peer import BASIC, MANUFACTURER, MODEL, OTA, Device, stick
 
-from firmware_node.virtual.server import VirtualOptions
-from firmware_node.virtual.server.ports import TcpPort
+from firmware_node.adapters.virtual_stick import VirtualOptions
+from firmware_node.adapters.virtual_stick.ports import TcpPort
 
 HERE = Path(__file__).resolve()
 MODULES = HERE.parents[2] / ".cache" / "herdsman" / "node_modules"

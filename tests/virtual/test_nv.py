@@ -10,6 +10,7 @@ import zigpy_znp.types as t
 from vectors import VECTORS, needs_vectors
 from zigpy_znp.znp import security
 
+from firmware_node.adapters.virtual_stick.nv_file import NvFile, from_dump
 from firmware_node.errors import ConfigError, EnvironmentFailure
 from firmware_node.virtual import nv
 from firmware_node.virtual.nv import Item, NetworkKey, Nib, Table
@@ -47,7 +48,7 @@ MUST_EXIST = (
 
 
 def dump(product: int, state: str) -> nv.NvMemory:
-    return nv.from_dump((VECTORS / "znp-nvram" / f"{DUMPS[product]}.{state}.json").read_text())
+    return from_dump((VECTORS / "znp-nvram" / f"{DUMPS[product]}.{state}.json").read_text())
 
 
 @needs_vectors
@@ -123,13 +124,13 @@ def test_the_link_keys_of_a_formed_stick_are_found_by_their_partners() -> None:
 def test_a_dump_of_another_product_is_refused(name: str) -> None:
     text = (VECTORS / "znp-nvram" / f"{name}.json").read_text()
     with pytest.raises(ConfigError, match="neither product 1's nor product 2's"):
-        nv.from_dump(text)
+        from_dump(text)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"LEGACY": {"NO_SUCH": "00"}}', '{"LEGACY": {}}'])
 def test_what_is_no_dump_is_a_configuration_error(text: str) -> None:
     with pytest.raises(ConfigError, match="NV dump"):
-        nv.from_dump(text)
+        from_dump(text)
 
 
 @PRODUCTS
@@ -261,7 +262,7 @@ def test_install_code_keys_are_kept_by_joiner() -> None:
 
 def test_the_file_gives_back_what_was_told_and_nothing_torn(tmp_path: Path) -> None:
     path = tmp_path / "stick.nv"
-    file = nv.NvFile(path)
+    file = NvFile(path)
     memory = file.open(nv.factory(1, IEEE))
     memory.enter_network(NIB, NetworkKey(1, KEY), DEVICE)
     memory.put((0, Item.PANID), b"\x12\x34")
@@ -275,7 +276,7 @@ def test_the_file_gives_back_what_was_told_and_nothing_torn(tmp_path: Path) -> N
     last = whole.rstrip(b"\n").rfind(b"\n") + 1
     for cut in range(last, len(whole)):
         path.write_bytes(whole[:cut])
-        again = nv.NvFile(path)
+        again = NvFile(path)
         assert again.open(nv.factory(1, DEVICE)).values() == told
         again.close()
 
@@ -283,7 +284,7 @@ def test_the_file_gives_back_what_was_told_and_nothing_torn(tmp_path: Path) -> N
 def test_a_new_file_holds_the_factory_image(tmp_path: Path) -> None:
     path = tmp_path / "stick.nv"
     for _ in range(2):
-        file = nv.NvFile(path)
+        file = NvFile(path)
         memory = file.open(nv.factory(2, IEEE))
         file.close()
         assert (memory.product, memory.ieee) == (2, IEEE)
@@ -292,11 +293,11 @@ def test_a_new_file_holds_the_factory_image(tmp_path: Path) -> None:
 
 def test_a_file_of_another_product_or_shape_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "stick.nv"
-    nv.NvFile(path).open(nv.factory(2, IEEE))
+    NvFile(path).open(nv.factory(2, IEEE))
     with pytest.raises(ConfigError, match="of product 2, expected 1"):
-        nv.NvFile(path).open(nv.factory(1, IEEE))
+        NvFile(path).open(nv.factory(1, IEEE))
     path.write_text(json.dumps({"LEGACY": {}}) + "\n")
     with pytest.raises(ConfigError, match=r"stick\.nv"):
-        nv.NvFile(path).open(nv.factory(1, IEEE))
+        NvFile(path).open(nv.factory(1, IEEE))
     with pytest.raises(EnvironmentFailure):
-        nv.NvFile(tmp_path).open(nv.factory(1, IEEE))
+        NvFile(tmp_path).open(nv.factory(1, IEEE))

@@ -19,11 +19,11 @@ import pytest
 from room import FORMATION, IN_SMART_ENERGY, STEERING
 from zigpy_peer import stick, until
 
+from firmware_node.adapters.virtual_stick import VirtualOptions
+from firmware_node.adapters.virtual_stick.ports import TcpPort, frames_of
 from firmware_node.cli import main
 from firmware_node.virtual.air import AirSettings
 from firmware_node.virtual.nv import Item
-from firmware_node.virtual.server import VirtualOptions
-from firmware_node.virtual.server.ports import TcpPort, frames_of
 from firmware_node.virtual.stick import Fault, StickSettings
 from firmware_node.wire import mt
 from firmware_node.wire.mt import Cmd, DeviceState

@@ -14,9 +14,9 @@ import zigpy.types
 from vectors import VECTORS, needs_vectors
 from zigpy_peer import MANUFACTURER, MODEL, OTA, Device, coordinator, eui64, stick, until
 
+from firmware_node.adapters.virtual_stick import StickServer, VirtualOptions
+from firmware_node.adapters.virtual_stick.ports import TcpPort
 from firmware_node.crypto import install_code_key
-from firmware_node.virtual.server import StickServer, VirtualOptions
-from firmware_node.virtual.server.ports import TcpPort
 
 CODE = bytes.fromhex("83fed3407a939723a5c639b26916d505c3b5")
 

@@ -22,7 +22,7 @@ from zigpy_znp.config import CONFIG_SCHEMA
 from zigpy_znp.types.nvids import OsalNvIds
 from zigpy_znp.zigbee.application import ControllerApplication
 
-from firmware_node.virtual.server import StickServer, VirtualOptions
+from firmware_node.adapters.virtual_stick import StickServer, VirtualOptions
 
 WAIT_S = 30  # for anything here; what is waited for takes a second on a quiet machine
 MODEL, MANUFACTURER = "virtual meter", "firmware_node"

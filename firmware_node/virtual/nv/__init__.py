@@ -1,6 +1,5 @@
 """NV memory of the virtual stick."""
 
-from firmware_node.virtual.nv.file import NvFile, from_dump
 from firmware_node.virtual.nv.items import Item, Table
 from firmware_node.virtual.nv.memory import DEFAULT_LINK_KEY, NvMemory, factory
 from firmware_node.virtual.nv.structs import (
@@ -25,9 +24,7 @@ __all__ = [
     "Item",
     "NetworkKey",
     "Nib",
-    "NvFile",
     "NvMemory",
     "Table",
     "factory",
-    "from_dump",
 ]

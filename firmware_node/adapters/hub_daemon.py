@@ -28,7 +28,7 @@ from firmware_node.adapters.driver import (
     on_signals,
 )
 from firmware_node.adapters.pace import Pace
-from firmware_node.adapters.virtual_radio import AirServer
+from firmware_node.adapters.radios import hub_radio
 from firmware_node.boundary import (
     CarryMessage,
     Delivered,
@@ -99,7 +99,7 @@ class HubDaemon:
         self._driver = Driver(
             self._hub, lambda: None, self._perform, lambda: self._radio.flush(), self._fail
         )
-        self._radio = AirServer(Path(config.radio.air), hub_id, self._driver.deliver)
+        self._radio = hub_radio(config.radio, hub_id, self._driver.deliver, self._fail)
         self._control = ControlServer(Path(config.dcc.socket), self._handle)
         self._followers: set[asyncio.Queue[Delivered | MessageChecked]] = set()
         self._messages: deque[Document] = deque(maxlen=MESSAGES_KEPT)
@@ -120,9 +120,11 @@ class HubDaemon:
                 _log.warning("central_products_list: %s", problem)
             notify_systemd("READY=1\nSTATUS=serving")
             _log.warning("ready")
-            watchdog = asyncio.create_task(feed_watchdog())
-            code = await self._stopping
-            watchdog.cancel()
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._radio.run()), group.create_task(feed_watchdog())]
+                code = await self._stopping
+                for task in tasks:
+                    task.cancel()
         finally:
             self._driver.stop()
             self._control.close()

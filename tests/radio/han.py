@@ -227,6 +227,17 @@ def han() -> Iterator[Han]:
             home.close()
 
 
+def confirmed(home: Han, kind: str, version: str = "00000002") -> bool:
+    """Whether the device runs it for good and has told so."""
+    status = home.status(kind)
+    return bool(
+        status
+        and status["state"] == "confirmed"
+        and status["banks"][status["running_bank"]]["version"] == version
+        and not status["outbox"]
+    )
+
+
 def until(holds: Callable[[], object], what: str) -> None:
     """Look until it holds."""
     for _ in range(int(LIMIT_S / LOOK_S)):

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from han import Han, han, until
+from han import Han, confirmed, han, until
 from home import image
 from tshark import assert_well_formed, dissect, needs_tshark
 
-from firmware_node.terms import ImageFormat
 from firmware_node.wire.ota_file import decode_ota_file
 
 SIZE = 30_000  # bytes of the manufacturer image
@@ -20,41 +19,6 @@ def sha256_of(file: bytes) -> str:
     """Of the manufacturer image, as banks are told and CS06 names it; 64 hex digits."""
     span = decode_ota_file(file).manufacturer_image
     return hashlib.sha256(file[span.offset : span.end]).hexdigest()
-
-
-def confirmed(home: Han, kind: str, version: str = "00000002") -> bool:
-    status = home.status(kind)
-    return bool(
-        status
-        and status["state"] == "confirmed"
-        and status["banks"][status["running_bank"]]["version"] == version
-        and not status["outbox"]
-    )
-
-
-def test_a_ppmid_and_a_switch_are_updated_at_once() -> None:
-    switch = image(2, size=SIZE, kind=ImageFormat.GB_SUPPLIER_SIGNED, image_type=0x0085)
-    with han() as home:
-        for owner in ("hub", "ppmid", "hcalcs"):
-            home.stick(owner)
-        home.hub()
-        home.device("ppmid")
-        home.device("hcalcs", 'role = "router"')
-        until(lambda: home.joined("ppmid") and home.joined("hcalcs"), "both join")
-        assert home.joined("ppmid") != home.joined("hcalcs")
-        home.offer(NEW, "ppmid")
-        home.offer(switch, "hcalcs", reference="11.1")
-        until(lambda: "8F72" in {m.get("alert_code") for m in home.messages()}, "the receipt")
-        home.activate("hcalcs", bytes.fromhex(sha256_of(switch)))
-        until(lambda: confirmed(home, "ppmid") and confirmed(home, "hcalcs"), "both confirm")
-        until(
-            lambda: {"CS09", "CS06"} <= {m["use_case"] for m in home.messages()},
-            "both tell how it ended",
-        )
-        assert home.bank("ppmid", "B")["sha256"] == sha256_of(NEW)
-        assert home.bank("hcalcs", "B")["sha256"] == sha256_of(switch)
-        for message in home.messages():
-            assert "invalid" not in (message["signature"], message["mac"])
 
 
 FAULTS = {

@@ -21,18 +21,20 @@ IN_SMART_ENERGY = (1, 0x0109, 0x0502, 0, 0, (0x0000, 0x0704), (0x000A, 0x0019))
 
 
 class Host:
-    """Speaks MT with one stick. ``told`` keeps every callback, in order."""
+    """Speaks MT with one stick. ``told`` keeps every callback, ``order`` the numbers of all."""
 
     def __init__(self, room: Room, number: int, stick: Stick) -> None:
         self._room = room
         self.number = number
         self.stick = stick
         self.told: list[tuple[int, bytes]] = []
+        self.order: list[int] = []  # of callbacks and answers
         self._answers: list[tuple[int, bytes]] = []
         self._parser = mt.Parser()
 
     def hear(self, octets: bytes) -> None:
         for command, data in self._parser.feed(octets):
+            self.order.append(command)
             (self._answers if command & 0x6000 == 0x6000 else self.told).append((command, data))
 
     def send(self, command: int, *values: Any) -> None:

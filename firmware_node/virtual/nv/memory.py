@@ -107,8 +107,10 @@ class NvMemory:
 
     @property
     def ieee(self) -> bytes:
-        """The stick's own EUI-64, as it travels."""
-        return self.item(Item.EXTADDR) or self.hardware_ieee
+        """The EUI-64 that a start gives the stick, as it travels; a blank one is none."""
+        value = self.item(Item.EXTADDR)
+        blank = value is None or len(value) != 8 or value == EMPTY_IEEE
+        return self.hardware_ieee if blank or value is None else value
 
     @property
     def nib(self) -> Nib | None:

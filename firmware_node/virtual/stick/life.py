@@ -82,7 +82,7 @@ class Life:
         self._joiner.reset()
         self._waiting = self._poll = None
         self._attempts = self._failed_polls = 0
-        self._link.go_down()
+        self._link.reset()
 
     @property
     def role(self) -> int:
@@ -153,11 +153,11 @@ class Life:
             pan=rng.randrange(0x0001, 0xFFF0) if pan >= 0xFFFE else pan,
             state=8,
             channels=self._joiner.masks()[0],
-            extended_pan=nv.ieee if extended_pan in (NO_IEEE, EMPTY_IEEE) else extended_pan,
+            extended_pan=self._link.ieee if extended_pan in (NO_IEEE, EMPTY_IEEE) else extended_pan,
             key_loaded=True,
         )
         network_key = NetworkKey(0, rng.randbytes(16) if key == bytes(16) else key)
-        nv.enter_network(nib, network_key, nv.ieee)
+        nv.enter_network(nib, network_key, self._link.ieee)
         self._link.go_up(nib, network_key, end_device=False)
         self._enter(DeviceState.COORDINATOR)
         self._notify(BDB_SUCCESS)

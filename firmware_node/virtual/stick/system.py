@@ -44,7 +44,7 @@ class System:
         self.handlers: dict[int, Handler] = {
             Cmd.SYS_PING: lambda: int(CAPABILITIES).to_bytes(2, "little"),
             Cmd.SYS_VERSION: self._version,
-            Cmd.SYS_GET_EXT_ADDR: lambda: board.nv.ieee,
+            Cmd.SYS_GET_EXT_ADDR: lambda: link.ieee,
             Cmd.SYS_OSAL_NV_ITEM_INIT: self._nv_init,
             Cmd.SYS_OSAL_NV_READ: self._nv_read,
             Cmd.SYS_OSAL_NV_READ_EXT: self._nv_read,
@@ -195,7 +195,7 @@ class System:
         return mt.encode(
             Cmd.UTIL_GET_DEVICE_INFO | mt.RESPONSE,
             Status.SUCCESS,
-            self._board.nv.ieee,
+            self._link.ieee,
             short,
             7,  # the roles that the firmware can play
             self._life.state,

@@ -148,7 +148,11 @@ class DeviceDaemon:
         self._stopping = asyncio.get_running_loop().create_future()
         on_signals(self._on_signal)
         self._control.bind()  # a start counts in a trial, so it must not fail on this afterwards
-        await self._open_radio()
+        try:
+            await self._open_radio()
+        except EnvironmentFailure:
+            self._control.close()
+            raise
         self._driver.deliver(Started())
         if not self._stopping.done():
             await self._control.open()

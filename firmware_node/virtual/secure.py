@@ -13,7 +13,7 @@ from firmware_node.crypto import CcmStar, keyed_hash
 from firmware_node.errors import DecodeError
 
 LEVEL = 0x05
-LINK, NETWORK, KEY_TRANSPORT = 0, 1, 2  # key ids
+LINK, NETWORK, KEY_TRANSPORT, KEY_LOAD = 0, 1, 2, 3  # key ids
 EXTENDED = 0x20  # the security header names its sender
 _NETWORK_HEAD = struct.Struct("<BI8sB")
 _NETWORK_CONTROL = NETWORK << 3 | EXTENDED
@@ -25,6 +25,23 @@ MIC = 4
 def key_transport_key(link_key: bytes) -> bytes:
     """What a transport key command is sealed with (specification 4.5.3)."""
     return keyed_hash(link_key, b"\x00")
+
+
+def key_load_key(link_key: bytes) -> bytes:
+    """What a transport key command with a link key in it is sealed with."""
+    return keyed_hash(link_key, b"\x02")
+
+
+def proof_of_key(link_key: bytes) -> bytes:
+    """What a verify key command proves with that its sender has the key."""
+    return keyed_hash(link_key, b"\x03")
+
+
+def key_of_id(link_key: bytes, key_id: int) -> bytes:
+    """What an APS frame is sealed with by the key id in its security header."""
+    if key_id == KEY_TRANSPORT:
+        return key_transport_key(link_key)
+    return key_load_key(link_key) if key_id == KEY_LOAD else link_key
 
 
 def seal_network(

@@ -487,6 +487,7 @@ class DataRequest(NamedTuple):
     options: int
     radius: int
     payload: bytes
+    announced: int = 0  # octets that AF_DATA_STORE brings afterwards, in place of a payload
 
 
 class IncomingMessage(NamedTuple):
@@ -510,14 +511,31 @@ _REQUEST = struct.Struct("<HBBHBBBB")
 _REQUEST_EXT = struct.Struct("<B8sBHBHBBBH")
 _INCOMING = struct.Struct("<HHHBBBBBIBB")
 _INCOMING_TAIL = struct.Struct("<HB")
-INLINE_MAX = DATA_MAX - _INCOMING.size - _INCOMING_TAIL.size  # 230 octets of payload
+# Octets of payload that come up in one frame. There would be room for ten more, but the firmware
+# takes the larger head of AF_INCOMING_MSG_EXT for anything that would not fit behind that.
+INLINE_MAX = DATA_MAX - _INCOMING.size - _INCOMING_TAIL.size - 10
+REQUEST_INLINE_MAX = DATA_MAX - _REQUEST_EXT.size  # 230 octets of payload that go down in one
+
+
+def encode_data_request(request: DataRequest) -> bytes:
+    """The data of AF_DATA_REQUEST_EXT; a payload that does not fit is only announced by its size.
+
+    What was announced is brought by AF_DATA_STORE: index, part, and at last one without octets.
+    """
+    (mode, destination, to, from_, cluster, transaction, options, radius, payload, size) = request
+    size = size or len(payload)
+    head = _REQUEST_EXT.pack(
+        mode, destination, to, 0, from_, cluster, transaction, options, radius, size
+    )
+    return head if size > REQUEST_INLINE_MAX else head + payload
 
 
 def decode_data_request(command: int, data: bytes) -> DataRequest:
     """Read AF_DATA_REQUEST or AF_DATA_REQUEST_EXT.
 
     Raises:
-        DecodeError: short, or its size does not agree with the payload.
+        DecodeError: short, or its size does not agree with the payload; with a size that no frame
+            holds there must be none.
     """
     head = _REQUEST if command == Cmd.AF_DATA_REQUEST else _REQUEST_EXT
     if len(data) < head.size:
@@ -529,11 +547,13 @@ def decode_data_request(command: int, data: bytes) -> DataRequest:
         (mode, destination, to, _, source, cluster, transaction, options, radius, size) = (
             head.unpack_from(data)
         )
-    payload = data[head.size :]
+    payload, announced = data[head.size :], 0
+    if command == Cmd.AF_DATA_REQUEST_EXT and size > REQUEST_INLINE_MAX:
+        announced, size = size, 0
     if len(payload) != size:
         raise DecodeError("AF data request", head.size, f"size {size}, found {len(payload)}")
     return DataRequest(
-        mode, destination, to, source, cluster, transaction, options, radius, payload
+        mode, destination, to, source, cluster, transaction, options, radius, payload, announced
     )
 
 

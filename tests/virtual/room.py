@@ -21,18 +21,20 @@ IN_SMART_ENERGY = (1, 0x0109, 0x0502, 0, 0, (0x0000, 0x0704), (0x000A, 0x0019))
 
 
 class Host:
-    """Speaks MT with one stick. ``told`` keeps every callback, in order."""
+    """Speaks MT with one stick. ``told`` keeps every callback, ``order`` the numbers of all."""
 
     def __init__(self, room: Room, number: int, stick: Stick) -> None:
         self._room = room
         self.number = number
         self.stick = stick
         self.told: list[tuple[int, bytes]] = []
+        self.order: list[int] = []  # of callbacks and answers
         self._answers: list[tuple[int, bytes]] = []
         self._parser = mt.Parser()
 
     def hear(self, octets: bytes) -> None:
         for command, data in self._parser.feed(octets):
+            self.order.append(command)
             (self._answers if command & 0x6000 == 0x6000 else self.told).append((command, data))
 
     def send(self, command: int, *values: Any) -> None:
@@ -132,13 +134,14 @@ class Host:
         transaction: int = 7,
         mode: int = mt.AddressMode.SHORT,
     ) -> int:
-        """An AF data request, from the first endpoint to the second; the status of its answer."""
-        status: int = self.ask(
-            Cmd.AF_DATA_REQUEST_EXT,
+        """An AF data request, from the first endpoint to the second; the status of its answer.
+
+        A payload that does not fit one MT frame is only announced.
+        """
+        request = mt.DataRequest(
             mode,
             destination.to_bytes(8, "little"),
             endpoints[1],
-            0,
             endpoints[0],
             cluster,
             transaction,
@@ -146,7 +149,31 @@ class Host:
             30,
             payload,
         )
+        self.answers()
+        self.send_octets(mt.frame(Cmd.AF_DATA_REQUEST_EXT, mt.encode_data_request(request)))
+        ((command, data),) = self.answers()
+        assert command == Cmd.AF_DATA_REQUEST_EXT | mt.RESPONSE
+        return data[0]
+
+    def store(self, payload: bytes) -> int:
+        """Bring the payload that was announced; the status of the last store, which sends it."""
+        for at in range(0, len(payload), 240):
+            assert self.ask(Cmd.AF_DATA_STORE, at, payload[at : at + 240]) == 0
+        status: int = self.ask(Cmd.AF_DATA_STORE, 0, b"")
         return status
+
+    def fetch(self) -> bytes:
+        """The one large message that came: fetched, and freed."""
+        (told,) = self.heard(Cmd.AF_INCOMING_MSG_EXT)
+        timestamp, size, fetched = told[10], told[12], b""
+        while len(fetched) < size:
+            wanted = min(240, size - len(fetched))
+            status, part = self.ask(Cmd.AF_DATA_RETRIEVE, timestamp, len(fetched), wanted)
+            assert (status, len(part)) == (0, wanted)
+            fetched += part
+        assert self.ask(Cmd.AF_DATA_RETRIEVE, timestamp, 0, 0) == (0, b"")
+        assert self.ask(Cmd.AF_DATA_RETRIEVE, timestamp, 0, 1)[0] == mt.Status.FAILURE
+        return fetched
 
 
 @dataclass

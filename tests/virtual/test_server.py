@@ -200,6 +200,37 @@ def test_what_a_host_was_told_is_written_survives_a_kill(tmp_path: Path) -> None
         assert json.dumps([0, Item.PANID, value.hex()]) in nv.read_text()
 
 
+def test_a_stick_with_a_file_is_after_a_restart_who_and_where_it_was(tmp_path: Path) -> None:
+    air, other = tmp_path / "air", bytes.fromhex("a490785634120db0")
+    kept = tcp(air=air, nv=tmp_path / "nv")
+
+    async def story() -> None:
+        async with stick(tcp(air=air)) as first:
+            async with stick(kept) as second:
+                async with on_tcp(port_of(second)) as device:
+                    await device.ask(Cmd.SYS_OSAL_NV_WRITE_EXT, Item.EXTADDR, 0, other)
+                    device.write(mt.frame(Cmd.SYS_RESET_REQ, b"\x01"))
+                    await device.until(Cmd.SYS_RESET_IND)
+                short = await join(first, second)
+            async with (
+                on_tcp(port_of(first)) as host,
+                stick(kept) as second,
+                on_tcp(port_of(second)) as device,
+            ):
+                await host.ask(Cmd.ZDO_MGMT_PERMIT_JOIN_REQ, 2, 0, 0, 1)
+                assert await device.ask(Cmd.SYS_GET_EXT_ADDR) == (other,)
+                await device.ask(Cmd.ZDO_STARTUP_FROM_APP, 0)
+                assert await device.until(Cmd.APP_CNF_BDB_NOTIFICATION) == b"\x0d\x00\x00"
+                info = await device.ask(Cmd.UTIL_GET_DEVICE_INFO)
+                assert info[1:3] == (other, short)
+                await device.ask(Cmd.SYS_OSAL_NV_DELETE, Item.EXTADDR, 8)
+            async with stick(kept) as second, on_tcp(port_of(second)) as device:
+                (ieee,) = await device.ask(Cmd.SYS_GET_EXT_ADDR)
+                assert ieee != other and ieee[5:] == b"\x4b\x12\x00"
+
+    asyncio.run(story())
+
+
 def test_unknown_commands_are_in_the_counters_file_at_once(tmp_path: Path) -> None:
     counters = tmp_path / "counters"
     with process("--pty", tmp_path / "tty", "--counters", counters):

@@ -26,6 +26,7 @@ from firmware_node.wire.mt import Cmd, DeviceState
 # An install code with its CRC; that its key is what the specification says is test_crypto's matter.
 CODE = bytes.fromhex("83fed3407a939723a5c639b26916d505c3b5")
 OTHER_KEY = bytes(range(16))
+OTHER_IEEE = bytes.fromhex("a490785634120db0")
 ROLES = pytest.mark.parametrize(
     ("role", "state"), [(END_DEVICE, DeviceState.END_DEVICE), (ROUTER, DeviceState.ROUTER)]
 )
@@ -219,49 +220,140 @@ def test_a_joiner_may_come_in_through_a_router_when_only_that_is_open() -> None:
     assert router.counters["frames_forwarded"] >= 1
 
 
-# --- install codes --------------------------------------------------------------------------------
+# --- another EUI-64 -------------------------------------------------------------------------------
 
 
-def test_a_joiner_with_the_install_code_that_the_trust_centre_knows_comes_in() -> None:
-    room = Room()
-    coordinator = room.coordinator()
-    coordinator.ask(Cmd.APP_CNF_BDB_SET_JOIN_USES_INSTALL_CODE, 1)
-    permit(coordinator, 60)
-    device = room.stick(END_DEVICE)
-    assert coordinator.ask(Cmd.APP_CNF_BDB_ADD_INSTALL_CODE, 1, device.ieee, CODE) == 0
-    assert device.ask(Cmd.APP_CNF_BDB_SET_ACTIVE_CENTRALIZED_KEY, 1, CODE) == 0
-    device.commission(STEERING)
-    room.run(SECOND)
-    assert device.notes == [(0, 2, 0)]
-    assert device.nv.link_key(coordinator.ieee) == install_code_key(CODE)
-
-
-def test_a_key_derived_beforehand_serves_as_the_code_does() -> None:
-    room = Room()
-    coordinator = room.coordinator()
-    permit(coordinator, 60)
-    device = room.stick(END_DEVICE)
-    key = install_code_key(CODE)
-    assert coordinator.ask(Cmd.APP_CNF_BDB_ADD_INSTALL_CODE, 2, device.ieee, key) == 0
-    assert device.ask(Cmd.APP_CNF_BDB_SET_ACTIVE_CENTRALIZED_KEY, 3, key) == 0
-    device.commission(STEERING)
-    room.run(SECOND)
-    assert device.notes == [(0, 2, 0)]
-
-
-@pytest.mark.parametrize("mode", [1, 3])
-def test_a_joiner_with_another_key_is_told_that_the_exchange_failed_after_state_5(
-    mode: int,
+@pytest.mark.parametrize("deleted_first", [False, True])
+@ROLES
+def test_a_stick_has_the_eui64_that_its_host_wrote_after_the_next_reset(
+    role: int, state: DeviceState, deleted_first: bool
 ) -> None:
     room = Room()
     coordinator = room.coordinator()
     permit(coordinator, 60)
+    device = room.stick(role)
+    factory = device.ieee
+    if deleted_first:
+        assert device.ask(Cmd.SYS_OSAL_NV_DELETE, Item.EXTADDR, 8) == 0
+        assert device.ask(Cmd.SYS_OSAL_NV_ITEM_INIT, Item.EXTADDR, 8, b"") == 0x09
+    device.set_item(Item.EXTADDR, OTHER_IEEE)
+    assert device.ask(Cmd.SYS_GET_EXT_ADDR) == factory  # until the reset
+    device.reset()
+    assert device.ask(Cmd.SYS_GET_EXT_ADDR) == OTHER_IEEE
+    assert device.ask(Cmd.UTIL_GET_DEVICE_INFO)[1] == OTHER_IEEE
+    device.commission(STEERING)
+    room.run(SECOND)
+    assert device.state() is state
+    assert joins_of(coordinator) == [(device.short, OTHER_IEEE, 0x0000)]
+    ((_, _, announced, _),) = coordinator.heard(Cmd.ZDO_END_DEVICE_ANNCE_IND)
+    assert announced == OTHER_IEEE
+    assert not any(factory in frame for frame in room.flown)
+    # Over the next power cycle too, and back to the factory's once the item is deleted.
+    memory = room.unplug(device)
+    device = room.stick(memory=memory)
+    assert device.ask(Cmd.SYS_GET_EXT_ADDR) == OTHER_IEEE
+    assert device.ask(Cmd.SYS_OSAL_NV_DELETE, Item.EXTADDR, 8) == 0
+    assert device.ask(Cmd.SYS_GET_EXT_ADDR) == OTHER_IEEE
+    device.reset()
+    assert device.ask(Cmd.SYS_GET_EXT_ADDR) == factory
+    assert device.nv.item(Item.EXTADDR) == factory
+
+
+def test_a_network_formed_under_another_eui64_is_that_trust_centre_s() -> None:
+    room = Room()
+    host = room.stick()
+    host.set_item(Item.EXTADDR, OTHER_IEEE)
+    host.reset()
+    host.commission(FORMATION)
+    assert host.nv.item(Item.TRUSTCENTER_ADDR) == OTHER_IEEE
+    assert host.nv.nib is not None and host.nv.nib.extended_pan == OTHER_IEEE
+    device = room.joined(host)
+    assert device.nv.nib is not None and device.nv.nib.parent_ieee == OTHER_IEEE
+
+
+def test_a_blank_eui64_is_none() -> None:
+    host = Room().stick()
+    factory = host.ieee
+    host.set_item(Item.EXTADDR, b"\xff" * 8)
+    host.reset()
+    assert host.ask(Cmd.SYS_GET_EXT_ADDR) == factory
+
+
+# --- install codes --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [1, 2, 3, 4])
+@pytest.mark.parametrize("form", [1, 2])
+@ROLES
+def test_a_joiner_with_the_install_code_that_the_trust_centre_knows_comes_in(
+    role: int, state: DeviceState, form: int, mode: int
+) -> None:
+    room = Room()
+    coordinator = room.coordinator()
+    coordinator.ask(Cmd.APP_CNF_BDB_SET_JOIN_USES_INSTALL_CODE, 1)
+    permit(coordinator, 60)
+    device = room.stick(role)
+    key = install_code_key(CODE)  # serves as the code does, at either end
+    its, own = CODE if form == 1 else key, CODE if mode <= 2 else key
+    assert coordinator.ask(Cmd.APP_CNF_BDB_ADD_INSTALL_CODE, form, device.ieee, its) == 0
+    assert device.ask(Cmd.APP_CNF_BDB_SET_ACTIVE_CENTRALIZED_KEY, mode, own) == 0
+    device.commission(STEERING)
+    room.run(SECOND)
+    assert device.notes == [(0, 2, 0)]
+    assert device.state() is state
+    assert joins_of(coordinator) == [(device.short, device.ieee, 0x0000)]
+
+
+def test_an_install_code_serves_through_a_router_too() -> None:
+    room = Room()
+    coordinator = room.coordinator()
+    router = room.joined(coordinator, ROUTER)
+    permit(coordinator, 0)
+    coordinator.ask(Cmd.APP_CNF_BDB_SET_JOIN_USES_INSTALL_CODE, 1)
+    coordinator.ask(Cmd.ZDO_MGMT_PERMIT_JOIN_REQ, mt.AddressMode.SHORT, router.short, 60, 1)
     device = room.stick(END_DEVICE)
+    coordinator.ask(Cmd.APP_CNF_BDB_ADD_INSTALL_CODE, 1, device.ieee, CODE)
+    device.ask(Cmd.APP_CNF_BDB_SET_ACTIVE_CENTRALIZED_KEY, 1, CODE)
+    device.commission(STEERING)
+    room.run(SECOND)
+    assert device.notes == [(0, 2, 0)]
+    assert joins_of(coordinator)[-1] == (device.short, device.ieee, router.short)
+
+
+@ROLES
+def test_answers_and_callbacks_of_joining_come_in_the_order_that_hosts_wait_for(
+    role: int, state: DeviceState
+) -> None:
+    room = Room()
+    coordinator = room.coordinator()
+    permit(coordinator, 60)
+    device = room.stick(role)
+    device.order.clear()
+    device.commission(STEERING)
+    room.run(SECOND)
+    state_change, note = Cmd.ZDO_STATE_CHANGE_IND, Cmd.APP_CNF_BDB_NOTIFICATION
+    answer = Cmd.APP_CNF_BDB_START_COMMISSIONING | mt.RESPONSE
+    # Between them the answer to what the stick itself asked for the key exchange.
+    order = [command for command in device.order if command != mt.zdo_callback(0x8002)]
+    assert order == [answer, *4 * [state_change], note]
+    assert device.states[-1] is state
+
+
+@pytest.mark.parametrize("mode", [1, 2, 3, 4])
+@ROLES
+def test_a_joiner_with_another_key_is_told_that_the_exchange_failed_after_state_5(
+    role: int, state: DeviceState, mode: int
+) -> None:
+    room = Room()
+    coordinator = room.coordinator()
+    permit(coordinator, 60)
+    device = room.stick(role)
     coordinator.ask(Cmd.APP_CNF_BDB_ADD_INSTALL_CODE, 2, device.ieee, OTHER_KEY)
-    own = CODE if mode == 1 else install_code_key(CODE)
+    own = CODE if mode <= 2 else install_code_key(CODE)
     assert device.ask(Cmd.APP_CNF_BDB_SET_ACTIVE_CENTRALIZED_KEY, mode, own) == 0
     device.commission(STEERING)
     room.run(10 * SECOND)
+    assert state not in device.states
     assert device.states[-2:] == [DeviceState.UNAUTHENTICATED, DeviceState.NOT_CONNECTED]
     assert device.notes == [(7, 2, 0)]
     assert device.nv.nib is None
@@ -311,19 +403,42 @@ def test_codes_with_a_wrong_crc_or_size_are_refused() -> None:
 # --- going on, losing the parent ------------------------------------------------------------------
 
 
+def restart(room: Room, host: Host, by: str) -> Host:
+    """Reset a stick, or plug it in again."""
+    if by == "reset":
+        host.reset()
+        host.told.clear()
+        return host
+    memory = room.unplug(host)
+    room.run(SECOND)
+    return room.stick(memory=memory)
+
+
+def go_on(host: Host, how: str) -> None:
+    """Have a stick take up its network again."""
+    if how == "startup from app":
+        assert host.ask(Cmd.ZDO_STARTUP_FROM_APP, 0) == 0
+    else:
+        host.commission(0 if how == "mode 0" else STEERING)
+
+
+HOW = pytest.mark.parametrize("how", ["mode 0", "steering", "startup from app"])
+BY = pytest.mark.parametrize("by", ["reset", "restart"])
+
+
+@HOW
+@BY
 @ROLES
-def test_a_joined_stick_goes_on_after_a_restart_without_a_permit(
-    role: int, state: DeviceState
+def test_a_joined_stick_goes_on_after_a_reset_or_restart_without_a_permit(
+    role: int, state: DeviceState, by: str, how: str
 ) -> None:
     room = Room()
     coordinator = room.coordinator()
     device = room.joined(coordinator, role)
     short = device.short
     permit(coordinator, 0)
-    memory = room.unplug(device)
-    room.run(SECOND)
-    device = room.stick(memory=memory)
-    device.commission(0)
+    device = restart(room, device, by)
+    go_on(device, how)
     room.run(SECOND)
     assert device.state() is state
     assert device.notes == [(0x0D, 0, 0)]
@@ -334,6 +449,58 @@ def test_a_joined_stick_goes_on_after_a_restart_without_a_permit(
     assert device.confirms == [(0, 1, 7)]
     assert coordinator.messages[-1].payload == b"again"
     assert coordinator.counters["frames_replayed"] == 0
+    assert list(coordinator.nv.addresses()) != []
+
+
+@pytest.mark.parametrize("recovery", ["by itself", "when told"])
+@HOW
+@BY
+def test_an_end_device_that_finds_no_coordinator_at_its_start_recovers_when_that_is_back(
+    by: str, how: str, recovery: str
+) -> None:
+    room = Room()
+    coordinator = room.coordinator()
+    device = room.joined(coordinator)
+    short = device.short
+    memory = room.unplug(coordinator)
+    device = restart(room, device, by)
+    go_on(device, how)
+    room.run(40 * SECOND)
+    assert device.states == [DeviceState.REJOINING, DeviceState.ORPHAN]
+    assert device.notes == []
+    assert device.data(0x0000, b"x", endpoints=(0, 0)) == 0  # it still has its network
+    coordinator = room.stick(memory=memory)
+    coordinator.commission(FORMATION)
+    if recovery == "when told":
+        assert device.ask(Cmd.APP_CNF_BDB_ZED_RECOVER_NWK) == 0
+        room.run(SECOND // 10)
+    else:
+        room.run(31 * SECOND)
+    assert device.state() is DeviceState.END_DEVICE
+    assert device.notes == [(0x0D, 0, 0)]
+    assert device.short == short
+
+
+def test_a_router_that_finds_no_coordinator_at_its_start_is_there_all_the_same() -> None:
+    room = Room()
+    coordinator = room.coordinator()
+    router = room.joined(coordinator, ROUTER)
+    memory = room.unplug(coordinator)
+    router.reset()
+    router.commission(0)
+    room.run(10 * SECOND)
+    assert router.state() is DeviceState.ROUTER
+    router.register(*IN_SMART_ENERGY)
+    router.data(0x0000, b"anybody", options=mt.Option.APS_ACK)
+    room.run(30 * SECOND)
+    assert router.confirms == [(mt.Status.NWK_NO_ROUTE, 1, 7)]
+    coordinator = room.stick(memory=memory)
+    coordinator.commission(FORMATION)
+    coordinator.register(*IN_SMART_ENERGY)
+    router.data(0x0000, b"you", options=mt.Option.APS_ACK, transaction=8)
+    room.run(SECOND)
+    assert router.confirms[-1] == (0, 1, 8)
+    assert router.ask(Cmd.APP_CNF_BDB_ZED_RECOVER_NWK) == 1  # it has no parent to find
 
 
 def test_frame_counters_go_on_above_all_that_were_used_before_a_restart() -> None:
@@ -413,10 +580,12 @@ def test_a_device_of_another_network_key_stays_an_orphan() -> None:
 # --- leaving --------------------------------------------------------------------------------------
 
 
-def test_a_device_told_by_its_own_host_leaves_and_forgets() -> None:
+@ROLES
+def test_a_device_told_by_its_own_host_leaves_and_forgets(role: int, state: DeviceState) -> None:
     room = Room()
     coordinator = room.coordinator()
-    device = room.joined(coordinator)
+    device = room.joined(coordinator, role)
+    assert device.state() is state
     short = device.short
     device.ask(Cmd.ZDO_MGMT_LEAVE_REQ, short, bytes(8), 0)
     room.run(SECOND)
@@ -428,10 +597,14 @@ def test_a_device_told_by_its_own_host_leaves_and_forgets() -> None:
     assert list(coordinator.nv.addresses()) == []
 
 
-def test_a_device_told_over_the_air_answers_leaves_and_forgets() -> None:
+@ROLES
+def test_a_device_told_over_the_air_answers_leaves_and_forgets(
+    role: int, state: DeviceState
+) -> None:
     room = Room()
     coordinator = room.coordinator()
-    device = room.joined(coordinator)
+    device = room.joined(coordinator, role)
+    assert device.state() is state
     short = device.short
     coordinator.ask(Cmd.ZDO_MGMT_LEAVE_REQ, short, bytes(8), 0)
     room.run(SECOND)
@@ -439,21 +612,30 @@ def test_a_device_told_over_the_air_answers_leaves_and_forgets() -> None:
         short.to_bytes(2, "little") + b"\x00"
     ]
     assert coordinator.heard(Cmd.ZDO_LEAVE_IND) == [(short, device.ieee, 0, 0, 0)]
+    assert device.heard(Cmd.ZDO_LEAVE_IND) == [(short, device.ieee, 1, 0, 0)]
     assert device.nv.nib is None
+    assert list(coordinator.nv.addresses()) == []
     device.reset()
     device.commission(0)
     assert device.notes[-1] == (2, 2, 0)
 
 
-def test_a_device_told_to_leave_and_rejoin_is_back_with_the_same_address() -> None:
+@pytest.mark.parametrize("by", ["coordinator", "own host"])
+@ROLES
+def test_a_device_told_to_leave_and_rejoin_is_back_with_the_same_address(
+    role: int, state: DeviceState, by: str
+) -> None:
     room = Room()
     coordinator = room.coordinator()
-    device = room.joined(coordinator)
+    device = room.joined(coordinator, role)
+    permit(coordinator, 0)
     short = device.short
-    coordinator.ask(Cmd.ZDO_MGMT_LEAVE_REQ, short, bytes(8), 0x80)
+    told = coordinator if by == "coordinator" else device
+    told.ask(Cmd.ZDO_MGMT_LEAVE_REQ, short, bytes(8), 0x80)
     room.run(5 * SECOND)
     assert coordinator.heard(Cmd.ZDO_LEAVE_IND) == [(short, device.ieee, 0, 0, 1)]
-    assert device.state() is DeviceState.END_DEVICE
+    assert device.heard(Cmd.ZDO_LEAVE_IND) == [(short, device.ieee, 1, 0, 1)]
+    assert device.states[-2:] == [DeviceState.REJOINING, state]
     assert device.short == short
     assert joins_of(coordinator)[-1] == (short, device.ieee, 0x0000)
 

@@ -14,6 +14,7 @@ from firmware_node.wire import mt
 from firmware_node.wire.mt import Cmd, Option, Status
 
 LENIENT = StickSettings(strict=False)
+WITHOUT_EXCHANGE = StickSettings(stack_revision=20)  # no link key but those that hosts set
 KEY = bytes(range(0x40, 0x50))
 ACKED_SECURED = Option.APS_ACK | Option.APS_SECURITY
 
@@ -202,7 +203,7 @@ def test_two_devices_talk_to_each_other_through_their_parent() -> None:
 
 
 def test_without_a_link_key_a_secured_request_is_confirmed_as_no_key_and_nothing_flies() -> None:
-    room, coordinator, device = pair()
+    room, coordinator, device = pair(WITHOUT_EXCHANGE)
     flown = len(room.flown)
     assert coordinator.data(device.short, b"x", options=Option.APS_SECURITY) == 0
     room.run(SECOND // 10)
@@ -238,7 +239,7 @@ def test_with_another_link_key_a_secured_message_is_dropped_and_not_acknowledged
 
 
 def test_a_removed_link_key_is_no_key() -> None:
-    room, coordinator, device = pair()
+    room, coordinator, device = pair(WITHOUT_EXCHANGE)
     set_link_keys(coordinator, device)
     assert coordinator.ask(Cmd.ZDO_REMOVE_LINK_KEY, device.ieee) == 0
     assert coordinator.ask(Cmd.ZDO_REMOVE_LINK_KEY, device.ieee) == 1
@@ -283,7 +284,7 @@ def test_what_fits_one_frame_flies_as_one_and_no_frame_is_longer_than_the_air_ca
     assert max(len(frame) for frame in room.flown) <= 125
 
 
-@pytest.mark.parametrize("size", [83, 160, 230])
+@pytest.mark.parametrize("size", [83, 160, mt.INLINE_MAX])
 @pytest.mark.parametrize("options", [0, Option.APS_SECURITY])
 def test_a_larger_payload_goes_in_fragments_and_arrives_whole(size: int, options: int) -> None:
     room, coordinator, device = pair()
@@ -296,29 +297,105 @@ def test_a_larger_payload_goes_in_fragments_and_arrives_whole(size: int, options
     assert coordinator.messages[0].secured == bool(options)
 
 
+@pytest.mark.parametrize("size", [mt.INLINE_MAX + 1, mt.REQUEST_INLINE_MAX])
+def test_what_still_goes_down_in_one_frame_may_have_to_be_fetched_at_the_other_end(
+    size: int,
+) -> None:
+    room, coordinator, device = pair()
+    payload = random.Random(size).randbytes(size)
+    assert device.data(0x0000, payload) == 0
+    room.run(SECOND)
+    assert device.confirms == [(0, 1, 7)]
+    assert coordinator.messages == []
+    assert coordinator.fetch() == payload
+
+
 @pytest.mark.parametrize("window", [1, 3, 8])
-def test_a_stored_payload_of_a_whole_message_is_sent_and_fetched(window: int) -> None:
+@pytest.mark.parametrize("size", [mt.REQUEST_INLINE_MAX + 1, 1500])
+def test_a_large_payload_is_announced_stored_sent_and_fetched(size: int, window: int) -> None:
     room, coordinator, device = pair()
     for host in (coordinator, device):
         assert host.ask(Cmd.AF_APSF_CONFIG_SET, 1, 5, window) == 0
-    payload = random.Random(window).randbytes(1500)
-    for at in range(0, 1500, 240):
-        assert device.ask(Cmd.AF_DATA_STORE, at, payload[at : at + 240]) == 0
-    assert device.data(0x0000, b"") == 0
+    payload = random.Random(window).randbytes(size)
+    flown = len(room.flown)
+    assert device.data(0x0000, payload) == 0
+    assert device.data(0x0000, b"between", options=Option.APS_ACK, transaction=8) == 0
+    room.run(SECOND)
+    assert device.confirms == [(0, 1, 8)]  # the other waits for its octets
+    assert len(room.flown) - flown < 8
+    assert device.store(payload) == 0
     room.run(5 * SECOND)
+    assert device.confirms == [(0, 1, 8), (0, 1, 7)]
+    assert coordinator.fetch() == payload
+
+
+def test_the_parts_of_a_large_payload_may_come_in_any_order() -> None:
+    room, coordinator, device = pair()
+    payload = random.Random(1).randbytes(500)
+    assert device.data(0x0000, payload) == 0
+    for at in (250, 0, 450, 200, 400):
+        assert device.ask(Cmd.AF_DATA_STORE, at, payload[at : at + 200]) == 0
+    assert device.ask(Cmd.AF_DATA_STORE, 0, b"") == 0
+    room.run(5 * SECOND)
+    assert coordinator.fetch() == payload
+
+
+def test_one_large_message_is_announced_at_a_time_and_one_too_large_never() -> None:
+    room, coordinator, device = pair()
+    assert device.data(0x0000, bytes(4097)) == Status.MEM_ERROR
+    assert device.data(0x0000, bytes(300), endpoints=(9, 1)) == Status.INVALID_PARAMETER
+    assert device.ask(Cmd.AF_DATA_STORE, 0, b"x") == Status.MEM_ERROR  # nothing is announced
+    assert device.ask(Cmd.AF_DATA_STORE, 0, b"") == Status.MEM_ERROR
+    assert device.data(0x0000, bytes(300)) == 0
+    assert device.data(0x0000, bytes(300), transaction=8) == Status.INVALID_PARAMETER
+    assert device.ask(Cmd.AF_DATA_STORE, 299, b"xy") == Status.INVALID_PARAMETER
+    assert device.store(bytes(300)) == 0
+    assert device.data(0x0000, bytes(300), transaction=9) == 0
+    room.run(SECOND)
     assert device.confirms == [(0, 1, 7)]
+    assert coordinator.fetch() == bytes(300)
+
+
+def test_the_last_store_tells_why_a_large_message_is_not_sent() -> None:
+    room, coordinator, device = pair(StickSettings(fragmentation=False))
+    assert device.data(0x0000, bytes(300)) == 0
+    assert device.store(bytes(300)) == Status.INVALID_PARAMETER
+    assert device.ask(Cmd.AF_DATA_STORE, 0, b"") == Status.MEM_ERROR  # it is dropped
+    room.run(SECOND)
+    assert device.confirms == []
+    assert coordinator.heard(Cmd.AF_INCOMING_MSG_EXT) == []
+
+
+def test_a_large_message_that_is_not_brought_or_not_fetched_is_dropped_after_a_while() -> None:
+    room, coordinator, device = pair()
+    assert device.data(0x0000, bytes(300)) == 0
+    room.run(14 * SECOND)
+    assert device.ask(Cmd.AF_DATA_STORE, 0, b"x") == 0
+    room.run(2 * SECOND)
+    assert device.ask(Cmd.AF_DATA_STORE, 0, b"x") == Status.MEM_ERROR
+    assert device.counters["messages_not_sent"] == 1
+    assert device.data(0x0000, bytes(300)) == 0
+    assert device.store(bytes(300)) == 0
+    room.run(SECOND)
     (told,) = coordinator.heard(Cmd.AF_INCOMING_MSG_EXT)
-    timestamp, size = told[10], told[12]
-    assert size == 1500
-    fetched = b""
-    while len(fetched) < size:
-        wanted = min(240, size - len(fetched))
-        status, part = coordinator.ask(Cmd.AF_DATA_RETRIEVE, timestamp, len(fetched), wanted)
-        assert (status, len(part)) == (0, wanted)
-        fetched += part
-    assert fetched == payload
-    assert coordinator.ask(Cmd.AF_DATA_RETRIEVE, timestamp, 0, 0) == (0, b"")
-    assert coordinator.ask(Cmd.AF_DATA_RETRIEVE, timestamp, 0, 1)[0] == Status.FAILURE
+    room.run(15 * SECOND)
+    assert coordinator.ask(Cmd.AF_DATA_RETRIEVE, told[10], 0, 10)[0] == Status.FAILURE
+    assert coordinator.counters["messages_not_fetched"] == 1
+
+
+def test_a_reset_drops_the_large_message_that_was_announced_and_those_not_fetched() -> None:
+    room, coordinator, device = pair()
+    assert device.data(0x0000, bytes(300)) == 0
+    assert device.store(bytes(300)) == 0
+    assert device.data(0x0000, bytes(300)) == 0
+    room.run(SECOND)
+    (told,) = coordinator.heard(Cmd.AF_INCOMING_MSG_EXT)
+    for host in (coordinator, device):
+        host.reset()
+    assert device.ask(Cmd.AF_DATA_STORE, 0, b"") == Status.MEM_ERROR
+    assert coordinator.ask(Cmd.AF_DATA_RETRIEVE, told[10], 0, 10)[0] == Status.FAILURE
+    room.run(20 * SECOND)
+    assert device.counters["messages_not_sent"] == 0
 
 
 def test_fragments_get_through_a_bad_air_or_the_sender_is_told() -> None:
@@ -331,7 +408,7 @@ def test_fragments_get_through_a_bad_air_or_the_sender_is_told() -> None:
             host.ask(Cmd.AF_APSF_CONFIG_SET, 1, 0, 4)
         room.medium._settings = AirSettings(loss=0.15, ack_loss=0.15, duplication=0.1)
         room.medium._chance.seed(seed)
-        payload = random.Random(seed).randbytes(225)
+        payload = random.Random(seed).randbytes(mt.INLINE_MAX)
         device.data(0x0000, payload)
         room.run(60 * SECOND)
         ((status, _, _),) = device.confirms
@@ -346,7 +423,6 @@ def test_wrong_windows_and_endpoints_are_refused() -> None:
     host = Room().coordinator()
     for endpoint, window in ((9, 1), (1, 0), (1, 9)):
         assert host.ask(Cmd.AF_APSF_CONFIG_SET, endpoint, 0, window) == Status.INVALID_PARAMETER
-    assert host.ask(Cmd.AF_DATA_STORE, 5000, b"x") == Status.MEM_ERROR
 
 
 # --- what the air does ----------------------------------------------------------------------------

@@ -133,6 +133,20 @@ def test_fields_mean_the_same_to_zigpy_znp() -> None:
     assert mt.decode_data_request(0x2401, short.to_frame().data) == ours
 
 
+@given(size=st.integers(0, 0xFFFF))
+def test_a_request_is_announced_by_its_size_where_no_frame_holds_it(size: int) -> None:
+    fields = (mt.AddressMode.SHORT, b"\xcd\xab" + bytes(6), 7, 3, 0x0019, 0x42, 0, 30)
+    data = mt.encode_data_request(mt.DataRequest(*fields, bytes(size)))
+    fits = size <= mt.REQUEST_INLINE_MAX
+    assert len(data) == 20 + fits * size <= mt.DATA_MAX
+    read = mt.decode_data_request(0x2402, data)
+    assert read == mt.DataRequest(*fields, bytes(size * fits), 0 if fits else size)
+    assert mt.encode_data_request(read) == data
+    if not fits:
+        with pytest.raises(DecodeError):
+            mt.decode_data_request(0x2402, data + b"x")
+
+
 @given(payload=st.binary(max_size=mt.INLINE_MAX), secured=st.booleans())
 def test_an_incoming_message_reads_the_same_in_zigpy_znp(payload: bytes, secured: bool) -> None:
     ours = mt.IncomingMessage(0, 0x19, 0x1234, 2, 1, False, 200, secured, 77, 9, payload)

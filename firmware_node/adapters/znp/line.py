@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import zigpy_znp.types as t
@@ -28,14 +28,22 @@ from firmware_node.wire.mt import AddressMode, Cmd, Option, Status
 ANSWER_S = 6.0  # until a synchronous answer is missed (zigbee-znp.md 3.4)
 CONFIRM_S = 30.0  # until a confirm is missed: field reports tell of eight seconds and more
 SILENCES_MAX = 2  # missed answers in a row: the stick hangs
-BUSY_RETRIES_MAX = 10  # of a stick whose buffers are full (BUFFER_FULL, MEM_ERROR)
-BUSY_PAUSE_S = 0.05
+BUSY_TRIES_MAX = 10  # of a stick whose buffers are full
+LOST_TRIES_MAX = 3  # of a frame that the next hop did not acknowledge
+PAUSE_S = 0.03  # before another try; an air that is in use by others is free again by then
 RADIUS = 30
 # Data requests without their confirm: what the two products hold (zigbee-znp.md 3.4, 8).
 WINDOW_ALIGNED, WINDOW_PACKED = 16, 2
 PART_MAX = 240  # octets of one AF_DATA_STORE or AF_DATA_RETRIEVE
 EXT_MAX = 230  # octets that an AF_DATA_REQUEST_EXT carries itself
-_BUSY = (Status.BUFFER_FULL, Status.MEM_ERROR)
+# Confirms after which the same frame is sent again, and how often. That the end of the way did not
+# answer (APS_NO_ACK) is for the machine to judge: the stick itself has tried three times.
+_TRIES_MAX: Mapping[int, int] = {
+    Status.BUFFER_FULL: BUSY_TRIES_MAX,
+    Status.MEM_ERROR: BUSY_TRIES_MAX,
+    Status.MAC_NO_ACK: LOST_TRIES_MAX,
+    Status.MAC_CHANNEL_ACCESS_FAILURE: LOST_TRIES_MAX,
+}
 _REQUEST = struct.Struct("<HBBHBBBB")  # to, its endpoint, ours, cluster, id, options, radius, size
 _REQUEST_EXT = struct.Struct("<B8sBHBHBBBH")
 _DATA_OF = {Cmd.AF_DATA_REQUEST, Cmd.AF_DATA_REQUEST_EXT, Cmd.AF_DATA_STORE, Cmd.AF_DATA_RETRIEVE}
@@ -292,8 +300,8 @@ class Line(ZNP):  # type: ignore[misc]
         if sent is None:
             return
         effect, tries, _ = sent
-        if status in _BUSY and tries < BUSY_RETRIES_MAX and not self._closed:
-            self._loop.call_later(BUSY_PAUSE_S, self._again, effect, tries + 1)
+        if tries + 1 < _TRIES_MAX.get(status, 0) and not self._closed:
+            self._loop.call_later(PAUSE_S, self._again, effect, tries + 1)
         elif effect.tag:
             self.on_confirm(effect.tag, status == Status.SUCCESS)
         self._fill()

@@ -378,7 +378,7 @@ class ZnpRadio:
                     elif command == Cmd.APP_CNF_BDB_NOTIFICATION:
                         # A success is told before or after the state that makes it one.
                         if fields[0] not in (_STEERED, _STEER_BUSY, 0x0D):
-                            _log.info("radio %s: no network (status %d)", self._path, fields[0])
+                            _log.warning("radio %s: no network (status %d)", self._path, fields[0])
                             return state
                     elif command == Cmd.SYS_RESET_IND:
                         return state

@@ -1,8 +1,14 @@
 """The application framework: endpoints, data requests and their confirms, incoming messages.
 
 A strict stick, as real ones are, gives a frame only to an endpoint of the frame's own profile; a
-lenient one to the endpoint it names. Messages too large for one MT frame are stored for the host
-to fetch, and stored by it before they are sent.
+lenient one to the endpoint it names.
+
+Messages too large for one MT frame pass in parts. One that came is announced without its octets
+and kept for the host to fetch. One to be sent is announced by a data request whose size no frame
+holds, filled by AF_DATA_STORE, and sent by an AF_DATA_STORE without octets, whose answer has the
+status that a data request's would have. That order, the limits of both directions, the statuses
+and the 15 seconds are those of the MT layer that TI publishes with Z-Stack 3; none of it was tried
+on hardware. Where the firmware would write beyond what was announced, this one refuses.
 """
 
 from __future__ import annotations
@@ -12,7 +18,7 @@ from typing import Any, NamedTuple
 
 from firmware_node.virtual.air import LQI
 from firmware_node.virtual.stick.aps import Aps, Frame
-from firmware_node.virtual.stick.board import Board
+from firmware_node.virtual.stick.board import SECOND, Board, Timer
 from firmware_node.virtual.stick.link import Link
 from firmware_node.wire import aps, mt, nwk, zdo
 from firmware_node.wire.mt import AddressMode, Cmd, Option, Status
@@ -21,7 +27,8 @@ WILDCARD_PROFILE = 0xFFFF
 BROADCAST_ENDPOINT = 0xFF
 ENDPOINTS_MAX = 32
 STORED_MAX = 8  # large messages waiting to be fetched
-STORE_SIZE_MAX = 4096  # octets of one message
+STORE_SIZE_MAX = 4096  # octets of one message; what is left of a real stick's heap is no more
+STORE_US = 15 * SECOND  # then a message that was not fetched, or not sent, is dropped
 PART_MAX = 240  # octets of one store or retrieve command
 
 _OK = b"\x00"
@@ -34,6 +41,14 @@ class Registered(NamedTuple):
     version: int
 
 
+class _Announced(NamedTuple):
+    """A large message that the host announced and fills."""
+
+    request: mt.DataRequest
+    payload: bytearray
+    timer: Timer
+
+
 class Af:
     """Endpoints and their traffic."""
 
@@ -43,8 +58,8 @@ class Af:
         self._aps = aps_layer
         self.endpoints: dict[int, Registered] = {}
         self.groups: set[tuple[int, int]] = set()  # endpoint, group
-        self._store = bytearray()  # what the host stores before a large request
-        self._stored: dict[int, bytes] = {}  # by time stamp, for the host to fetch
+        self._announced: _Announced | None = None
+        self._stored: dict[int, tuple[bytes, Timer]] = {}  # by time stamp, for the host to fetch
         aps_layer.on_frame = self._on_frame
         aps_layer.accepts = self._accepts
         self.on_zdo: Callable[[Frame], None] = lambda frame: None
@@ -66,7 +81,7 @@ class Af:
         """Endpoints, groups and stored messages do not survive."""
         self.endpoints.clear()
         self.groups.clear()
-        self._store.clear()
+        self._announced = None
         self._stored.clear()
 
     # --- host to air ------------------------------------------------------------------------------
@@ -74,7 +89,26 @@ class Af:
     def data_request(self, command: int, data: bytes) -> None:
         """AF_DATA_REQUEST and AF_DATA_REQUEST_EXT: answer, send, confirm later."""
         request = mt.decode_data_request(command, data)
-        self._send(command, request)
+        if request.announced:
+            self._board.respond(command, bytes((self._announce(request),)))
+        else:
+            self._send(command, request)
+
+    def _announce(self, request: mt.DataRequest) -> Status:
+        """Make room for a message that the host will bring."""
+        if request.source_endpoint and request.source_endpoint not in self.endpoints:
+            return Status.INVALID_PARAMETER
+        if self._announced is not None:
+            return Status.INVALID_PARAMETER
+        if request.announced > STORE_SIZE_MAX:
+            return Status.MEM_ERROR
+        timer = self._board.after(STORE_US, self._drop_announced)
+        self._announced = _Announced(request, bytearray(request.announced), timer)
+        return Status.SUCCESS
+
+    def _drop_announced(self) -> None:
+        self._board.counters["messages_not_sent"] += 1
+        self._announced = None
 
     def _source_routed(self, *fields: Any) -> None:
         """All sticks hear each other: the route is not needed."""
@@ -114,7 +148,7 @@ class Af:
 
     def _frame(self, request: mt.DataRequest) -> Frame | Status:
         """The frame of a request, or why there is none."""
-        mode, destination, to, source, cluster, _, options, radius, payload = request
+        mode, destination, to, source, cluster, _, options, radius, payload, _ = request
         if not self._link.is_up:
             return Status.NWK_INVALID_REQUEST
         if source == 0 or to == 0:
@@ -134,9 +168,6 @@ class Af:
                 return Status.INVALID_PARAMETER
         elif mode == AddressMode.BROADCAST or (short or 0) >= nwk.BROADCAST_FIRST:
             delivery = aps.BROADCAST
-        if not payload and self._store:
-            payload = bytes(self._store)
-            self._store.clear()
         frame = Frame(
             delivery,
             short or 0,
@@ -205,9 +236,9 @@ class Af:
         while timestamp in self._stored:
             timestamp += 1
         while len(self._stored) >= STORED_MAX:
-            del self._stored[next(iter(self._stored))]
-            self._board.counters["messages_not_fetched"] += 1
-        self._stored[timestamp] = frame.payload
+            self._drop_stored(next(iter(self._stored)))
+        timer = self._board.after(STORE_US, lambda: self._drop_stored(timestamp))
+        self._stored[timestamp] = (frame.payload, timer)
         data = mt.encode(
             Cmd.AF_INCOMING_MSG_EXT,
             group,
@@ -227,6 +258,11 @@ class Af:
         )
         self._board.tell(Cmd.AF_INCOMING_MSG_EXT, data)
 
+    def _drop_stored(self, timestamp: int) -> None:
+        _, timer = self._stored.pop(timestamp)
+        timer.cancel()
+        self._board.counters["messages_not_fetched"] += 1
+
     # --- commands ---------------------------------------------------------------------------------
 
     def _register(self, *fields: Any) -> bytes:
@@ -242,19 +278,28 @@ class Af:
     def _delete(self, number: int) -> bytes:
         return _OK if self.endpoints.pop(number, None) else bytes((Status.INVALID_PARAMETER,))
 
-    def _data_store(self, index: int, part: bytes) -> bytes:
-        if index + len(part) > STORE_SIZE_MAX:
+    def _data_store(self, index: int, part: bytes) -> bytes | None:
+        """Fill the message that was announced; without octets: send it."""
+        announced = self._announced
+        if announced is None:
             return bytes((Status.MEM_ERROR,))
-        if len(self._store) < index:
-            self._store.extend(bytes(index - len(self._store)))
-        self._store[index : index + len(part)] = part
+        if not part:
+            announced.timer.cancel()
+            self._announced = None
+            payload = bytes(announced.payload)
+            self._send(Cmd.AF_DATA_STORE, announced.request._replace(payload=payload))
+            return None
+        if index + len(part) > len(announced.payload):
+            return bytes((Status.INVALID_PARAMETER,))
+        announced.payload[index : index + len(part)] = part
         return _OK
 
     def _data_retrieve(self, timestamp: int, index: int, size: int) -> bytes:
-        message = self._stored.get(timestamp)
-        if message is None or size > PART_MAX or index + size > len(message):
+        message, timer = self._stored.get(timestamp, (None, None))
+        if message is None or timer is None or size > PART_MAX or index + size > len(message):
             return mt.encode(Cmd.AF_DATA_RETRIEVE | mt.RESPONSE, Status.FAILURE, b"")
         if size == 0:
+            timer.cancel()
             del self._stored[timestamp]
         part = message[index : index + size]
         return mt.encode(Cmd.AF_DATA_RETRIEVE | mt.RESPONSE, Status.SUCCESS, part)

@@ -61,6 +61,8 @@ class StickSettings:
     strict: bool = True  # a frame reaches an endpoint of its own profile only
     fragmentation: bool = True  # without it a payload over one frame is refused
     revision: int = 20230507  # of the firmware, a date; hosts choose their ways by it
+    # Of the stack, in the node descriptor: a trust centre before 21 exchanges no link keys.
+    stack_revision: int = 22
     scan_us: int = 100_000  # time on a channel for beacons; a real scan takes 15 ms to 4 s
     seed: int = 0
     faults: tuple[Fault, ...] = ()

@@ -58,10 +58,14 @@ class Link:
         """Whether the stick takes part in a network now."""
         return self.nib.key_loaded
 
+    def reset(self) -> None:
+        """Out of any network; the EUI-64 that a host wrote into NV counts from now on."""
+        self.ieee = self._board.nv.ieee
+        self.go_down()
+
     def go_up(self, nib: Nib, key: NetworkKey, *, end_device: bool) -> None:
         """Take part in a network from now on; it is in NV already."""
         self.nib, self.key, self.end_device = nib, key, end_device
-        self.ieee = self._board.nv.ieee
         self._cipher = CcmStar(key.key)
         # Counters used since the last writing are unknown: go on where none can have been.
         self._counter = self._board.nv.frame_counter(nib.extended_pan) + COUNTER_STEP

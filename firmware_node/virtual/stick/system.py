@@ -6,6 +6,7 @@ Source: zigbee-znp.md 2, 3.1, 3.3.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 
 from firmware_node.virtual.nv import ASSOCIATED_DEVICE, EMPTY_IEEE, NO_IEEE, Item
@@ -44,7 +45,7 @@ class System:
         self.handlers: dict[int, Handler] = {
             Cmd.SYS_PING: lambda: int(CAPABILITIES).to_bytes(2, "little"),
             Cmd.SYS_VERSION: self._version,
-            Cmd.SYS_GET_EXT_ADDR: lambda: board.nv.ieee,
+            Cmd.SYS_GET_EXT_ADDR: lambda: link.ieee,
             Cmd.SYS_OSAL_NV_ITEM_INIT: self._nv_init,
             Cmd.SYS_OSAL_NV_READ: self._nv_read,
             Cmd.SYS_OSAL_NV_READ_EXT: self._nv_read,
@@ -75,7 +76,6 @@ class System:
             Cmd.UTIL_ASSOC_REMOVE: lambda *_: _OK,
             Cmd.UTIL_ASSOC_ADD: lambda *_: _OK,
             Cmd.APP_CNF_SET_ALLOW_REJOIN_TC_POLICY: lambda *_: _OK,
-            Cmd.APP_CNF_BDB_SET_REQUIRE_KEY_EXCHANGE: lambda *_: _OK,
         }
         if board.nv.product == 1:
             self.handlers |= {
@@ -185,7 +185,8 @@ class System:
     def _link_key_data(self, ieee: bytes) -> bytes:
         key = self._board.nv.link_key(ieee)
         status = Status.FAILURE if key is None else Status.SUCCESS
-        return bytes((status,)) + (key or bytes(16)) + bytes(8)
+        sent, heard = self._board.nv.link_counters(ieee)
+        return bytes((status,)) + (key or bytes(16)) + struct.pack("<II", sent, heard)
 
     # --- who and where ----------------------------------------------------------------------------
 
@@ -195,7 +196,7 @@ class System:
         return mt.encode(
             Cmd.UTIL_GET_DEVICE_INFO | mt.RESPONSE,
             Status.SUCCESS,
-            self._board.nv.ieee,
+            self._link.ieee,
             short,
             7,  # the roles that the firmware can play
             self._life.state,

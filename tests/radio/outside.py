@@ -17,12 +17,12 @@ TWIN = 2  # the endpoint that a lenient device adds
 HOME_AUTOMATION, SMART_ENERGY = 0x0104, 0x0109
 
 
-def on_sticks(home: Han) -> Path:
+def on_sticks(home: Han, *options: str) -> Path:
     """Plug both sticks in; the folder that our image is alone in.
 
-    The device's carries the air, so that the coordinator's can be pulled out.
+    The device's has the options and carries the air, so that the coordinator's can be pulled out.
     """
-    home.stick("ppmid")
+    home.stick("ppmid", *options)
     home.stick("hub")
     folder = home.root / "images"
     folder.mkdir()
@@ -32,8 +32,7 @@ def on_sticks(home: Han) -> Path:
 
 def plug_in_again(home: Han) -> None:
     """Pull the coordinator's stick out and plug it in; its memory stays."""
-    home.stop("hub.stick")
-    assert home.counters("hub")["unknown_commands"] == 0
+    _pull_out(home, "hub")
     home.stick("hub")
 
 
@@ -56,6 +55,10 @@ def check_updated(home: Han) -> None:
 def check_end(home: Han) -> None:
     """The daemon ends when it is told to, and no stick was asked what it does not know."""
     assert home.stop("ppmid") == 0
-    for owner in ("hub", "ppmid"):
-        home.stop(f"{owner}.stick")
-        assert home.counters(owner)["unknown_commands"] == 0
+    _pull_out(home, "hub")
+    _pull_out(home, "ppmid")
+
+
+def _pull_out(home: Han, owner: str) -> None:
+    assert home.stop(f"{owner}.stick") == 0
+    assert home.counters(owner)["unknown_commands"] == 0

@@ -7,6 +7,7 @@ zigpy needs an endpoint there, and a subclass that takes that profile for the on
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import zigpy.types
 from han import Han, han
 from home import PPMID
 from outside import (
+    FILE,
     HOME_AUTOMATION,
     LIMIT_S,
     SMART_ENERGY,
@@ -27,9 +29,15 @@ from outside import (
     on_sticks,
     plug_in_again,
 )
+from zigpy.ota import OtaImageWithMetadata
+from zigpy.ota.image import parse_ota_image
+from zigpy.ota.providers import BaseOtaImageMetadata
 from zigpy.zcl import ClusterType
+from zigpy.zcl.foundation import Status
 from zigpy_peer import MANUFACTURER, OTA, coordinator, until
 from zigpy_znp.zigbee.application import ControllerApplication
+
+from firmware_node.errors import FirmwareNodeError
 
 IEEE = zigpy.types.EUI64(reversed(PPMID.octets))
 
@@ -116,6 +124,83 @@ def test_zigpy_with_an_endpoint_in_smart_energy_updates_a_strict_device() -> Non
     with han() as home:
         run(story(home, on_sticks(home)))
         check_end(home)
+
+
+def test_zigpy_as_it_comes_cannot_update_a_strict_device() -> None:
+    async def story(home: Han, folder: Path) -> None:
+        async with coordinator(home.port("hub"), **settings(home, folder)) as app:
+            await app.permit(254)
+            home.device("ppmid")
+            await until(lambda: IEEE in app.devices and 1 in app.devices[IEEE].endpoints, LIMIT_S)
+            device = app.devices[IEEE]
+            await until(lambda: OTA in device.endpoints[1].out_clusters, LIMIT_S)
+            assert sorted(device.endpoints) == [0, 1]
+            assert device.endpoints[1].profile_id == SMART_ENERGY
+            image = OtaImageWithMetadata(
+                metadata=BaseOtaImageMetadata(file_version=2), firmware=parse_ota_image(FILE)[0]
+            )
+            assert await device.update_firmware(image) == Status.FAILURE  # nobody is notified
+            assert device.model is None  # and nobody answered the interview
+
+    with han() as home:
+        run(story(home, on_sticks(home)))
+        status = home.status("ppmid")
+        assert status is not None
+        assert status["network"]["joined"]
+        assert status["banks"]["B"]["state"] == "empty"
+        assert "image_notified" not in names(home)
+        check_end(home)
+        assert home.counters("ppmid")["frames_unmatched"]  # with no endpoint of that profile
+
+
+@pytest.mark.long
+def test_zigpy_updates_over_an_air_that_loses_frames() -> None:
+    """zigpy drops a frame that equals one of the last ten seconds, and gives up after thirty."""
+    noticed: set[str] = set()
+
+    async def listen(home: Han) -> None:
+        while True:
+            with contextlib.suppress(FirmwareNodeError):  # while it restarts
+                noticed.update(names(home))
+            await asyncio.sleep(0.2)
+
+    async def story(home: Han, folder: Path) -> None:
+        async with coordinator(home.port("hub"), **settings(home, folder)) as app:
+            await app.permit(254)
+            home.device("ppmid", 'profile = "lenient"')
+            await interviewed(app)
+            listening = asyncio.ensure_future(listen(home))
+            await update(app)
+            listening.cancel()
+            assert "block_retried" in noticed  # or the test has proved nothing
+            await until(lambda: is_confirmed(home), LIMIT_S)
+            check_updated(home)
+
+    with han() as home:
+        run(story(home, on_sticks(home, "--loss=0.15")))
+        check_end(home)
+
+
+@pytest.mark.long
+def test_zigpy_updates_a_device_whose_stick_resets_on_the_way() -> None:
+    async def story(home: Han, folder: Path) -> None:
+        async with coordinator(home.port("hub"), **settings(home, folder)) as app:
+            await app.permit(254)
+            home.device("ppmid", 'profile = "lenient"')
+            await interviewed(app)
+            await update(app)
+            assert "the stick was reset" in home.errors("ppmid")
+            await until(lambda: is_confirmed(home), LIMIT_S)
+            check_updated(home)
+
+    with han() as home:
+        run(story(home, on_sticks(home, "--fault=reset-at:300")))
+        check_end(home)
+
+
+def names(home: Han) -> set[str]:
+    """What the device noticed in its present life."""
+    return {event["name"] for event in home.events("ppmid")}
 
 
 async def interviewed(app: Any) -> None:

@@ -20,7 +20,7 @@ from firmware_node.boundary import Input, SendFrame
 from firmware_node.config import RadioSection
 from firmware_node.errors import EnvironmentFailure
 from firmware_node.terms import EntityId
-from firmware_node.wire import ota, zdo
+from firmware_node.wire import ota, zcl, zdo
 
 HOME_AUTOMATION_PROFILE = 0x0104
 _SMART_PLUG = 0x0051  # a device of that profile that stock coordinators know
@@ -84,8 +84,10 @@ def lenient_endpoints() -> list[zdo.Endpoint]:
     """The Smart Energy endpoint and its twin for coordinators that speak 0x0104 alone.
 
     Stock coordinators update the first endpoint that lists the OTA cluster, whatever its profile
-    (zigbee-znp.md 0, 5.3), so here only the twin lists it. Frames of either come to the device.
+    (zigbee-znp.md 0, 5.3), and zigpy gives an interview up when one that lists Basic is silent.
+    So here only the twin lists these two. Frames of either come to the device.
     """
+    in_clusters = tuple(each for each in DEVICE_ENDPOINT.in_clusters if each != zcl.BASIC_CLUSTER)
     out_clusters = tuple(each for each in DEVICE_ENDPOINT.out_clusters if each != ota.CLUSTER)
     twin = zdo.Endpoint(
         _TWIN,
@@ -94,7 +96,7 @@ def lenient_endpoints() -> list[zdo.Endpoint]:
         DEVICE_ENDPOINT.in_clusters,
         DEVICE_ENDPOINT.out_clusters,
     )
-    return [DEVICE_ENDPOINT._replace(out_clusters=out_clusters), twin]
+    return [DEVICE_ENDPOINT._replace(in_clusters=in_clusters, out_clusters=out_clusters), twin]
 
 
 def _stick(

@@ -1,5 +1,5 @@
 // zigbee-herdsman as a coordinator on a stick: one JSON line an event on stdout, one command a line
-// on stdin: "permit SECONDS", "code INSTALL_CODE", "stop".
+// on stdin: "permit SECONDS", "code INSTALL_CODE", "update IEEE OTA_FILE", "version IEEE", "stop".
 //
 // usage: node peer.mjs FOLDER_OF_NODE_MODULES PORT DATA_FOLDER NETWORK_JSON
 import {createRequire} from "node:module";
@@ -36,6 +36,14 @@ controller.on("deviceInterview", ({device, status}) =>
 controller.on("message", ({device, endpoint, cluster, type}) => tell("message", {ieee: device.ieeeAddr, endpoint: endpoint.ID, cluster, type}));
 controller.on("adapterDisconnected", () => tell("disconnected"));
 
+const otaEndpoint = (ieee) => controller.getDeviceByIeeeAddr(ieee).endpoints.find((one) => one.supportsOutputCluster("genOta"));
+
+async function updated(ieee, url) {
+    const device = controller.getDeviceByIeeeAddr(ieee);
+    const [from, to] = await device.updateOta({url}, undefined, undefined, {}, () => {}, {requestTimeout: 60000, responseDelay: 0, baseSize: 50});
+    tell("updated", {ieee, endpoint: otaEndpoint(ieee).ID, from: from.fileVersion, to: to?.fileVersion ?? null});
+}
+
 try {
     const result = await controller.start();
     tell("started", {
@@ -45,13 +53,19 @@ try {
         devices: [...controller.getDevicesIterator()].map((device) => device.ieeeAddr),
     });
     for await (const line of createInterface({input: process.stdin})) {
-        const [command, argument] = line.split(" ");
+        const [command, argument, ...rest] = line.split(" ");
         if (command === "permit") {
             await controller.permitJoin(Number(argument));
             tell("permitted", {seconds: Number(argument)});
         } else if (command === "code") {
             await controller.addInstallCode(argument);
             tell("code taken");
+        } else if (command === "update") {
+            // Beside the commands: it ends with the device's announcement.
+            updated(argument, rest.join(" ")).catch((error) => tell("failed", {reason: String(error?.stack ?? error)}));
+        } else if (command === "version") {
+            const {currentFileVersion} = await otaEndpoint(argument).read("genOta", ["currentFileVersion"]);
+            tell("version", {ieee: argument, version: currentFileVersion});
         } else {
             break;
         }

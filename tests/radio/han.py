@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -40,7 +41,7 @@ socket = "{root}/hub"
 directory = "{root}/keys"
 [radio]
 type = "znp"
-path = "{root}/hub.tty"
+path = "{port}"
 {radio}
 """
 _DEVICE = """\
@@ -65,7 +66,7 @@ query_interval_s = 2
 confirm_after_s = 0
 [radio]
 type = "znp"
-path = "{root}/{kind}.tty"
+path = "{port}"
 {radio}
 """
 
@@ -73,8 +74,10 @@ path = "{root}/{kind}.tty"
 class Han:
     """Processes by name: ``hub.stick``, ``hub``, ``ppmid.stick``, ``ppmid`` and so on."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, tcp: bool = False) -> None:
         self.root = root
+        self._tcp = tcp  # every stick; else a pty
+        self._ports: dict[str, int] = {}
         self.processes: dict[str, subprocess.Popen[str]] = {}
         self._requests = 0
         (root / "keys").mkdir(mode=0o700)
@@ -82,16 +85,27 @@ class Han:
             (root / "keys" / name).write_bytes(data)
 
     def stick(self, owner: str, *options: str) -> None:
-        """A stick with a memory on a pty, on the one air; the first carries that."""
-        files = [f"--pty={self.root}/{owner}.tty", f"--nv={self.root}/{owner}.nv"]
-        files += [f"--air={self.root}/air", f"--counters={self.root}/{owner}.counters"]
+        """A stick with a memory, on the one air; the first carries that."""
+        files = [f"--nv={self.root}/{owner}.nv", f"--counters={self.root}/{owner}.counters"]
+        files.append(f"--air={self.root}/air")
+        if self._tcp:
+            self._ports.setdefault(owner, _free_port())
+            files.append(f"--tcp=127.0.0.1:{self._ports[owner]}")
+        else:
+            files.append(f"--pty={self.root}/{owner}.tty")
         process = self._start(f"{owner}.stick", ["radio", "virtual", *files, *options])
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
 
+    def port(self, owner: str, scheme: str = "socket") -> str:
+        """Where a stick is, as its hosts say it."""
+        if self._tcp:
+            return f"{scheme}://127.0.0.1:{self._ports[owner]}"
+        return f"{self.root}/{owner}.tty"
+
     def hub(self, radio: str = "") -> None:
         """The hub's daemon, ready."""
-        text = _HUB.format(hub=HUB, root=self.root, radio=radio)
+        text = _HUB.format(hub=HUB, root=self.root, port=self.port("hub"), radio=radio)
         self._daemon("hub", "hub", text)
 
     def device(self, kind: str, radio: str = "", *, ready: bool = True) -> None:
@@ -101,6 +115,7 @@ class Han:
             entity_id=ENTITIES[kind],
             image_type=IMAGE_TYPES[kind],
             root=self.root,
+            port=self.port(kind),
             radio=radio,
         )
         self._daemon(kind, "run", text, ready=ready)
@@ -213,10 +228,10 @@ class Han:
 
 
 @contextlib.contextmanager
-def han() -> Iterator[Han]:
+def han(*, tcp: bool = False) -> Iterator[Han]:
     """In a short-named folder: a socket's path is limited."""
     with tempfile.TemporaryDirectory(prefix="fn-") as name:
-        home = Han(Path(name))
+        home = Han(Path(name), tcp=tcp)
         try:
             yield home
         except BaseException as failure:
@@ -245,3 +260,9 @@ def until(holds: Callable[[], object], what: str) -> None:
             return
         time.sleep(LOOK_S)
     raise AssertionError(f"not within {LIMIT_S} s: {what}")
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        return port

@@ -212,7 +212,8 @@ class StickServer:
 
     def _write_counters(self) -> None:
         if self._options.counters is not None:
-            text = json.dumps(dict(sorted(self.stick.board.counters.items())))
+            counters = {"unknown_commands": 0} | self.stick.board.counters  # told when zero too
+            text = json.dumps(dict(sorted(counters.items())))
             part = self._options.counters.with_name(self._options.counters.name + ".part")
             part.write_text(text + "\n", encoding="ascii")
             part.replace(self._options.counters)

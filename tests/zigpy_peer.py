@@ -65,12 +65,15 @@ async def stick(options: VirtualOptions) -> AsyncIterator[StickServer]:
 
 
 @contextlib.asynccontextmanager
-async def coordinator(path: str) -> AsyncIterator[Any]:
-    """A started zigpy application; forms a network when the stick has none."""
-    app = ControllerApplication(app_config(path))
+async def coordinator(
+    path: str, application: Any = ControllerApplication, **settings: Any
+) -> AsyncIterator[Any]:
+    """A started zigpy application; forms a network when the stick has none.
+
+    ``settings``: parts of its configuration, in the place of those of ``app_config``.
+    """
     async with asyncio.timeout(WAIT_S):
-        await app.connect()
-        await app.initialize(auto_form=True)
+        app = await application.new(app_config(path) | settings, auto_form=True)
     try:
         yield app
     finally:
@@ -78,9 +81,9 @@ async def coordinator(path: str) -> AsyncIterator[Any]:
             await app.shutdown()
 
 
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait until something holds, and no longer than WAIT_S."""
-    async with asyncio.timeout(WAIT_S):
+async def until(holds: Callable[[], bool], limit_s: float = WAIT_S) -> None:
+    """Wait until something holds, and no longer than the limit."""
+    async with asyncio.timeout(limit_s):
         while not holds():
             await asyncio.sleep(0.01)
 

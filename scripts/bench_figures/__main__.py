@@ -36,6 +36,13 @@ MEASUREMENTS: Mapping[tuple[str, ...], Callable[[Effort], Iterator[Figure]]] = {
     ("verify.1mib.seconds",): verification.verification,
     ("gbcs.cs06.per_second", "gbcs.cs06_durable.per_second"): commands.commands,
     ("radio.virtual_znp.round_trips_per_second",): radio.virtual_znp,
+    ("radio.uart_115200.block.efficiency",): radio.paced_blocks,
+    ("radio.uart_115200.page.efficiency",): radio.paced_pages,
+    (
+        "radio.two_sticks.blocks_per_second",
+        "radio.two_sticks.cpu_per_block.seconds",
+    ): radio.two_sticks,
+    ("radio.start_to_ready.seconds", "radio.rss.bytes"): radio.daemon_on_a_stick,
 }
 
 

@@ -62,7 +62,8 @@ def opened(frame: bytes, host: Host) -> bytes | None:
     header, at = nwk.decode_header(frame[9:])
     if not header.secured or header.kind != nwk.DATA:
         return None
-    return secure.open_network(CcmStar(host.nv.network_key().key), frame[9:], at).clear
+    sequence, key = host.nv.network_key()
+    return secure.open_network(CcmStar(key), frame[9:], at, sequence).clear
 
 
 @ROLES

@@ -10,7 +10,7 @@ zigbee-znp.md 7.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from firmware_node.crypto import CcmStar
@@ -103,19 +103,19 @@ class _Reassembly:
 
 
 class Aps:
-    """The sub-layer. ``accepts`` says whether an endpoint is there, before anything is acked."""
+    """The sub-layer. ``takers`` says which endpoints take a frame, before anything is acked."""
 
     def __init__(self, board: Board, link: Link) -> None:
         self._board = board
         self._link = link
-        self.on_frame: Callable[[Frame], None] = lambda frame: None
+        self.on_frame: Callable[[Frame, Sequence[int]], None] = _ignore
         self.on_command: Callable[[nwk.Header, bytes, bytes | None], None] = _ignore
         self.command_keys: Callable[[bytes], list[bytes]] = lambda ieee: []
-        self.accepts: Callable[[Frame], bool] = lambda frame: True
+        self.takers: Callable[[Frame], Sequence[int]] = lambda frame: ()
         self.window: dict[int, tuple[int, int]] = {}  # endpoint: frame delay ms, window size
         self._counter = board.random.randrange(256)
         self._sending: dict[tuple[int, int], _Sending] = {}
-        self._recent: dict[int, deque[tuple[int, int]]] = {}
+        self._recent: dict[int, deque[int]] = {}  # counter and size of frames, by their source
         self._arriving: dict[tuple[int, int], _Reassembly] = {}
         self._partners: dict[bytes, _Partner | None] = {}  # of one generation of the memory
         self._generation = -1
@@ -149,7 +149,7 @@ class Aps:
             confirm(Status.SEC_NO_KEY)
             return
         if frame.peer == self._link.short:
-            self.on_frame(frame)
+            self.on_frame(frame, self.takers(frame))
             confirm(Status.SUCCESS)
             return
         self._counter = counter = self._counter + 1 & 0xFF
@@ -410,21 +410,23 @@ class Aps:
             aps_header.profile,
             payload,
             secured,
-            radius=header.radius,
-            broadcast=header.destination >= nwk.BROADCAST_FIRST,
+            False,
+            header.radius,
+            header.destination >= nwk.BROADCAST_FIRST,
         )
-        if not self.accepts(frame):
+        takers = self.takers(frame)
+        if not takers:
             self._board.counters["frames_unmatched"] += 1
             return
         if aps_header.fragment:
-            self._on_fragment(header.source, aps_header, frame)
+            self._on_fragment(header.source, aps_header, frame, takers)
             return
         if aps_header.flags & aps.ACK_REQUEST:
             self._acknowledge(header.source, aps_header, 0, 0)
         if not copy and self._is_duplicate(header.source, aps_header.counter, len(octets)):
             self._board.counters["frames_repeated"] += 1
             return
-        self.on_frame(frame)
+        self.on_frame(frame, takers)
 
     def _open(self, source: int, octets: bytes, at: int, copy: bool) -> bytes:
         security = secure.decode_aps_security(octets, at)
@@ -447,9 +449,10 @@ class Aps:
         recent = self._recent.get(source)
         if recent is None:
             recent = self._recent[source] = deque(maxlen=DUPLICATES_KEPT)
-        if (counter, size) in recent:
+        seen = counter << 8 | size
+        if seen in recent:
             return True
-        recent.append((counter, size))
+        recent.append(seen)
         return False
 
     def _acknowledge(
@@ -470,7 +473,9 @@ class Aps:
         )
         self._link.unicast(peer, aps.encode_header(header), None)
 
-    def _on_fragment(self, source: int, header: aps.Header, frame: Frame) -> None:
+    def _on_fragment(
+        self, source: int, header: aps.Header, frame: Frame, takers: Sequence[int]
+    ) -> None:
         """Keep a block, acknowledge its window when that is whole, hand up the last one's frame."""
         key = (source, header.counter)
         now_us = self._board.now_us
@@ -499,7 +504,7 @@ class Aps:
         if not done and arriving.total and len(arriving.blocks) == arriving.total:
             # Kept until it times out, so that a repeated last block is acknowledged again.
             blocks = [arriving.blocks[n] for n in sorted(arriving.blocks)]
-            self.on_frame(frame._replace(payload=b"".join(blocks)))
+            self.on_frame(frame._replace(payload=b"".join(blocks)), takers)
 
 
 def _ignore(*_: object) -> None:

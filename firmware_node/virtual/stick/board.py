@@ -5,7 +5,6 @@ Nothing here knows a protocol. Times are microseconds and come from outside.
 
 from __future__ import annotations
 
-import functools
 import heapq
 import random
 from collections import Counter
@@ -112,10 +111,7 @@ class Board:
 
     def respond(self, command: int, data: bytes = b"\x00") -> None:
         """The answer to synchronous request ``command``; by default: success."""
-        if data == b"\x00":
-            self.host.append(_success(command))
-        else:
-            self.host.append(mt.frame(command | mt.RESPONSE, data))
+        self.host.append(mt.frame(command | mt.RESPONSE, data))
 
     # --- the air ----------------------------------------------------------------------------------
 
@@ -165,9 +161,3 @@ class Board:
         """No timer and no transmission survives a reset."""
         self._timers.clear()
         self._fates.clear()
-
-
-@functools.cache
-def _success(command: int) -> bytes:
-    """Half of what hosts are told, so made once."""
-    return mt.frame(command | mt.RESPONSE, b"\x00")

@@ -182,19 +182,27 @@ def test_zigpy_answers_repeated_requests_for_a_block() -> None:
 
 
 @pytest.mark.long
-def test_zigpy_updates_a_device_whose_stick_resets_on_the_way() -> None:
+@pytest.mark.parametrize(
+    ("stick", "radio", "told"),
+    [
+        pytest.param("--fault=reset-at:300", "", "the stick was reset", id="reset"),
+        pytest.param("--product=2", "", "becomes end-device", id="CC2531"),
+        pytest.param("--product=1", 'role = "router"', "becomes router", id="router"),
+    ],
+)
+def test_zigpy_updates_a_device_on_another_stick(stick: str, radio: str, told: str) -> None:
     async def story(home: Han, folder: Path) -> None:
         async with coordinator(home.port("hub"), **settings(home, folder)) as app:
             await app.permit(254)
-            home.device("ppmid", 'profile = "lenient"')
+            home.device("ppmid", f'profile = "lenient"\n{radio}')
             await interviewed(app)
             await update(app)
-            assert "the stick was reset" in home.errors("ppmid")
+            assert told in home.errors("ppmid")
             await until(lambda: is_confirmed(home), LIMIT_S)
             check_updated(home)
 
     with han() as home:
-        run(story(home, on_sticks(home, "--fault=reset-at:300")))
+        run(story(home, on_sticks(home, stick)))
         check_end(home)
 
 

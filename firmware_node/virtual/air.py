@@ -214,6 +214,7 @@ _HANDLE = struct.Struct("<HBI")
 _SENT_FIELDS = struct.Struct("<HBIB")
 _HEARD_FIELDS = struct.Struct("<HBB")
 _FLOWN_FIELDS = struct.Struct("<HBQ")
+_FATES = tuple(Fate)
 MESSAGE_MAX = 512  # octets; a frame has at most 125
 
 Message = Tuning | tuple[int, bytes] | Event  # the pair: a transmission
@@ -266,7 +267,7 @@ def _read(kind: int, message: bytes) -> Message:
             return Heard(0, message[_HEARD_FIELDS.size :], copy)
         if kind == _SENT:
             _, _, handle, fate = _SENT_FIELDS.unpack(message)
-            return Sent(0, handle, Fate(fate))
+            return Sent(0, handle, _FATES[fate])
         if kind == _TRANSMIT:
             octets = message[_HANDLE.size :]
             if not _has_whole_address(octets):
@@ -277,7 +278,7 @@ def _read(kind: int, message: bytes) -> Message:
             return Tuning(channel, pan, short, ieee, monitor != 0)
         if kind == _FLOWN:
             return Flown(0, _FLOWN_FIELDS.unpack_from(message)[2], message[_FLOWN_FIELDS.size :])
-    except (struct.error, ValueError) as error:
+    except (struct.error, IndexError) as error:
         raise DecodeError("air message", 0, str(error)) from error
     raise DecodeError("air message", 2, f"kind {kind}")
 

@@ -365,6 +365,10 @@ class Parser:
 
     def feed(self, octets: bytes) -> list[tuple[int, bytes]]:
         """The commands and data of the frames that are now complete."""
+        if not self._rest and octets[:1] == b"\xfe" and 5 <= len(octets) == octets[1] + _OVERHEAD:
+            # One whole frame, as nearly always.
+            if octets[1] <= DATA_MAX and checksum(octets[1:]) == 0:
+                return [(octets[2] << 8 | octets[3], octets[4:-1])]
         buffer = self._rest + octets if self._rest else octets
         found: list[tuple[int, bytes]] = []
         at, end = 0, len(buffer)
@@ -558,8 +562,8 @@ def decode_data_request(command: int, data: bytes) -> DataRequest:
     if len(data) < head.size:
         raise DecodeError("AF data request", len(data), f"expected at least {head.size} octets")
     if command == Cmd.AF_DATA_REQUEST:
-        short, to, source, cluster, transaction, options, radius, size = head.unpack_from(data)
-        mode, destination = 2, bytes((short & 0xFF, short >> 8)) + bytes(6)
+        _, to, source, cluster, transaction, options, radius, size = head.unpack_from(data)
+        mode, destination = 2, data[:2] + b"\0\0\0\0\0\0"
     else:
         (mode, destination, to, _, source, cluster, transaction, options, radius, size) = (
             head.unpack_from(data)

@@ -333,7 +333,7 @@ def test_a_paced_line_takes_no_longer_than_its_octets_however_they_come(size: in
     arrived: list[bytes] = []
 
     async def story() -> float:
-        pacing, cutter = Pacing(115200, arrived.append), Cutter()
+        pacing, cutter = Pacing(asyncio.get_running_loop(), 115200, arrived.append), Cutter()
         stream = 800 * PING
         began_us = now_us()
         for at in range(0, len(stream), size):

@@ -9,15 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import selectors
 import signal
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from firmware_node.adapters.virtual_stick.air_link import Air
 from firmware_node.adapters.virtual_stick.capture import Capture
+from firmware_node.adapters.virtual_stick.loop import Handle, Loop, SelectLoop
 from firmware_node.adapters.virtual_stick.nv_file import NvFile, from_dump
 from firmware_node.adapters.virtual_stick.ports import (
     Cutter,
@@ -54,9 +52,10 @@ class VirtualOptions:
 
 
 class StickServer:
-    """One stick with its port, its air, its memory."""
+    """One stick with its port, its air, its memory; on asyncio's loop where it gets no other."""
 
-    def __init__(self, options: VirtualOptions) -> None:
+    def __init__(self, options: VirtualOptions, loop: Loop | None = None) -> None:
+        self._loop = loop = loop or asyncio.get_running_loop()
         self._options = options
         self._file = None if options.nv is None else NvFile(options.nv)
         memory = _blank(options)
@@ -64,21 +63,21 @@ class StickServer:
             memory = self._file.open(memory)
         self.stick = Stick(memory, options.stick)
         self._cutter = Cutter()
-        self._to_stick = Pacing(options.baud, self._arrived)
+        self._to_stick = Pacing(loop, options.baud, self._arrived)
         self._held = False
-        self._to_host = Pacing(options.baud, lambda octets: self.port.write(octets))
+        self._to_host = Pacing(loop, options.baud, lambda octets: self.port.write(octets))
         self.port: Port
         if options.pty is not None:
-            self.port = PtyPort(options.pty, self._octets_in)
+            self.port = PtyPort(loop, options.pty, self._octets_in)
         else:
             assert options.tcp is not None
-            self.port = TcpPort(options.tcp, self._octets_in)
-        self._air = Air(options.air, options.medium, self._on_events, self._on_air_lost)
+            self.port = TcpPort(loop, options.tcp, self._octets_in)
+        self._air = Air(loop, options.air, options.medium, self._on_events, self._on_air_lost)
         self._capture = None if options.pcap is None else Capture(options.pcap)
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Handle | None = None
         self._timer_at: int | None = None
         self._busy = False
-        self._away: asyncio.TimerHandle | None = None  # pulled out; when it is plugged in again
+        self._away: Handle | None = None  # pulled out; when it is plugged in again
         self._noted = 0
 
     def open(self) -> None:
@@ -203,7 +202,7 @@ class StickServer:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = at
-        self._timer = asyncio.get_running_loop().call_at(at / 1_000_000, self._wake)
+        self._timer = self._loop.call_at(at / 1_000_000, self._wake)
 
     def _vanish(self) -> None:
         """Pulled out: no port and no station, until it is plugged in again."""
@@ -215,8 +214,7 @@ class StickServer:
         self._air.send([Tuning(0)])
         if self._timer is not None:
             self._timer.cancel()
-        loop = asyncio.get_running_loop()
-        self._away = loop.call_later(away_us / 1_000_000, self._come_back)
+        self._away = self._loop.call_at((now_us() + away_us) / 1_000_000, self._come_back)
 
     def _come_back(self) -> None:
         self._away = self._timer = self._timer_at = None
@@ -253,34 +251,12 @@ def serve(options: VirtualOptions) -> int:
         EnvironmentFailure: port, socket or file cannot be used.
         ConfigError: the NV file is not one.
     """
-    # select() keeps time to the microsecond, where epoll rounds up to the next millisecond.
-    loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
-    ended_by: list[int | BaseException] = []
-
-    def stop(cause: int | BaseException) -> None:
-        ended_by.append(cause)
-        loop.stop()
-
-    def fail(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        stop(context.get("exception") or RuntimeError(context["message"]))
-
-    async def call(step: Callable[[], None]) -> None:
-        step()
-
-    loop.set_exception_handler(fail)
+    loop = SelectLoop()
+    server = StickServer(options, loop)
     try:
-        server = StickServer(options)
-        loop.run_until_complete(call(server.open))
-        try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, stop, number)
-            print("ready", flush=True)
-            loop.run_forever()
-        finally:
-            loop.run_until_complete(call(server.close))
+        server.open()
+        loop.call_at(0, lambda: print("ready", flush=True))  # once signals end it in order
+        ended_by = loop.run(signal.SIGINT, signal.SIGTERM)
     finally:
-        loop.close()
-    cause = ended_by[0]
-    if isinstance(cause, BaseException):
-        raise cause
-    return 130 if cause == signal.SIGINT else 0
+        server.close()
+    return 130 if ended_by == signal.SIGINT else 0

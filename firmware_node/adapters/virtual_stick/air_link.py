@@ -6,7 +6,6 @@ them takes over when its process ends.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import logging
@@ -15,6 +14,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from firmware_node.adapters.virtual_stick.loop import Handle, Loop
 from firmware_node.adapters.virtual_stick.ports import Line, now_us
 from firmware_node.errors import DecodeError, EnvironmentFailure
 from firmware_node.virtual import air
@@ -33,11 +33,13 @@ class Air:
 
     def __init__(
         self,
+        loop: Loop,
         path: Path | None,
         settings: AirSettings,
         on_events: Callable[[list[Event]], None],
         on_lost: Callable[[], None],
     ) -> None:
+        self._loop = loop
         self._path = path
         self._settings = settings
         self._on_events = on_events
@@ -50,8 +52,8 @@ class Air:
         self._next_station = OWN
         self._line: Line | None = None
         self._rest = b""
-        self._timer: asyncio.TimerHandle | None = None
-        self._retry: asyncio.TimerHandle | None = None
+        self._timer: Handle | None = None
+        self._retry: Handle | None = None
         self._tuning: Tuning | None = None
 
     def open(self) -> None:
@@ -71,7 +73,7 @@ class Air:
             if timer is not None:
                 timer.cancel()
         if self._listener is not None and self._path is not None:
-            asyncio.get_running_loop().remove_reader(self._listener.fileno())
+            self._loop.remove_reader(self._listener.fileno())
             self._listener.close()
             with contextlib.suppress(OSError):
                 self._path.unlink()
@@ -105,7 +107,7 @@ class Air:
                 for item in items
                 if not isinstance(item, Tuning)
             ]
-            asyncio.get_running_loop().call_soon(self._on_events, gone)
+            self._loop.call_at(0, lambda: self._on_events(gone))
 
     # --- carrying ---------------------------------------------------------------------------------
 
@@ -135,8 +137,7 @@ class Air:
             self._timer.cancel()
             self._timer = None
         if wake_at is not None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_at(wake_at / 1_000_000, self._run)
+            self._timer = self._loop.call_at(wake_at / 1_000_000, self._run)
         if own:
             self._on_events(own)
 
@@ -148,6 +149,7 @@ class Air:
             station = self._next_station
             self._rests[station] = b""
             self._stations[station] = Line(
+                self._loop,
                 connection.detach(),
                 lambda octets: self._from_station(station, octets),
                 lambda: self._drop(station),
@@ -199,7 +201,7 @@ class Air:
         listener.setblocking(False)
         self._listener = listener
         self._medium = Medium(self._settings)
-        asyncio.get_running_loop().add_reader(listener.fileno(), self._accept)
+        self._loop.add_reader(listener.fileno(), self._accept)
         if self._tuning is not None:
             self.send([self._tuning])
 
@@ -210,11 +212,11 @@ class Air:
         except OSError:
             # Its carrier just begins, or just ends.
             connection.close()
-            loop = asyncio.get_running_loop()
-            self._retry = loop.call_later(TAKE_OVER_S, self._enter)
+            at = now_us() / 1_000_000 + TAKE_OVER_S
+            self._retry = self._loop.call_at(at, self._enter)
             return
         self._rest = b""
-        self._line = Line(connection.detach(), self._from_air, self._air_ended)
+        self._line = Line(self._loop, connection.detach(), self._from_air, self._air_ended)
         if self._tuning is not None:
             self.send([self._tuning])
 

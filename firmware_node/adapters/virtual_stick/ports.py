@@ -1,11 +1,10 @@
 """Where octets move: descriptors that never wait, the host's pty or TCP port, a serial line's pace.
 
-Everything runs on the event loop that is running when it is opened.
+Everything runs on the loop that it is given.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import socket
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from firmware_node.adapters.virtual_stick.loop import Handle, Loop
 from firmware_node.errors import EnvironmentFailure
 
 READ_SIZE = 65536
@@ -32,13 +32,17 @@ class Line:
     """A file descriptor that octets come from and go to, without waiting."""
 
     def __init__(
-        self, fd: int, on_octets: Callable[[bytes], None], on_end: Callable[[], None]
+        self,
+        loop: Loop,
+        fd: int,
+        on_octets: Callable[[bytes], None],
+        on_end: Callable[[], None],
     ) -> None:
         self._fd = fd
         self._on_octets = on_octets
         self._on_end = on_end
         self._backlog = bytearray()
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self.lost = 0  # octets that nobody read in time
         os.set_blocking(fd, False)
         self._loop.add_reader(fd, self._read)
@@ -133,7 +137,8 @@ class Port(Protocol):
 class PtyPort:
     """A pseudo-terminal behind a link. Its far end stays open here: a host may close and open."""
 
-    def __init__(self, link: Path, on_octets: Callable[[bytes], None]) -> None:
+    def __init__(self, loop: Loop, link: Path, on_octets: Callable[[bytes], None]) -> None:
+        self._loop = loop
         self._link = link
         self._on_octets = on_octets
         self._line: Line | None = None
@@ -151,7 +156,7 @@ class PtyPort:
             os.close(master)
             os.close(self._slave)
             raise EnvironmentFailure(f"{self._link}: {error.strerror or error}") from error
-        self._line = Line(master, self._on_octets, lambda: None)
+        self._line = Line(self._loop, master, self._on_octets, lambda: None)
 
     def write(self, octets: bytes) -> None:
         """See ``Port``."""
@@ -176,7 +181,10 @@ class PtyPort:
 class TcpPort:
     """A TCP port for one host at a time; a new one takes over."""
 
-    def __init__(self, address: tuple[str, int], on_octets: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, loop: Loop, address: tuple[str, int], on_octets: Callable[[bytes], None]
+    ) -> None:
+        self._loop = loop
         self._address = address
         self._on_octets = on_octets
         self._listener: socket.socket | None = None
@@ -193,7 +201,7 @@ class TcpPort:
         # Where port 0 was asked for: the same one again after the stick has vanished.
         self._address = (host, listener.getsockname()[1])
         self._listener = listener
-        asyncio.get_running_loop().add_reader(listener.fileno(), self._accept)
+        self._loop.add_reader(listener.fileno(), self._accept)
 
     @property
     def port(self) -> int:
@@ -207,7 +215,7 @@ class TcpPort:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._line is not None:
                 self._line.close()
-            self._line = Line(connection.detach(), self._on_octets, self._ended)
+            self._line = Line(self._loop, connection.detach(), self._on_octets, self._ended)
 
     def _ended(self) -> None:
         self._line = None
@@ -225,7 +233,7 @@ class TcpPort:
     def close(self) -> None:
         """See ``Port``."""
         if self._listener is not None:
-            asyncio.get_running_loop().remove_reader(self._listener.fileno())
+            self._loop.remove_reader(self._listener.fileno())
             self._listener.close()
             self._listener = None
         if self._line is not None:
@@ -244,12 +252,13 @@ class Pacing:
         lost: octets that came while the line had more than anybody keeps for it.
     """
 
-    def __init__(self, baud: int | None, deliver: Callable[[bytes], None]) -> None:
+    def __init__(self, loop: Loop, baud: int | None, deliver: Callable[[bytes], None]) -> None:
+        self._loop = loop
         self._octet_us = 10_000_000 / baud if baud else 0.0  # a start and a stop bit besides
         self._deliver = deliver
         self._free_us = 0.0
         self._queue: deque[tuple[float, bytes]] = deque()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Handle | None = None
         self.queued = 0
         self.lost = 0
 
@@ -268,8 +277,7 @@ class Pacing:
             self._wait()
 
     def _wait(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_at(self._queue[0][0] / 1_000_000, self._arrive)
+        self._timer = self._loop.call_at(self._queue[0][0] / 1_000_000, self._arrive)
 
     def _arrive(self) -> None:
         while self._queue and self._queue[0][0] <= now_us() + 1:

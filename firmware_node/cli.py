@@ -325,6 +325,23 @@ def _radio_verbs(verbs: Any) -> None:
     air.add_argument("--duplication", type=_share(1), default=0.0)
     air.add_argument("--reordering", type=_share(1), default=0.0)
     air.add_argument("--coalesce-ms", type=_share(1000), default=0.0)
+    listed = _verb(radio, "list", _radio_list, "serial ports, and what may be plugged in there")
+    probe = _verb(radio, "probe", _radio_probe, "what a ZNP stick is; changes nothing in it")
+    selftest = _verb(radio, "selftest", _radio_selftest, "try a stick line by line; erases it")
+    for verb in (probe, selftest):
+        verb.add_argument("port", metavar="PORT", help="a path, or socket://HOST:PORT")
+    selftest.add_argument("--peer", metavar="PORT", help="a second stick, for the on-air lines")
+    selftest.add_argument("--erase", action="store_true", help="also a stick on a network")
+    selftest.add_argument("--keep", action="store_true", help="leave it as the last line does")
+    selftest.add_argument(
+        "--join", action="store_true", help="no peer: join a network that you open for it"
+    )
+    selftest.add_argument("--channel", type=_channel, default=15, help="of the peer's network")
+    selftest.add_argument(
+        "--install-code", metavar="HEX", type=_install_code, help="with or without CRC"
+    )
+    for verb in (listed, probe, selftest):
+        verb.add_argument("--json", action="store_true")
 
 
 _KINDS = ["gb-supplier-signed", "gb-plain", "zigbee"]
@@ -342,6 +359,26 @@ def _address(text: str) -> tuple[str, int]:
     if host and port.isdigit() and int(port) <= 0xFFFF:
         return host.strip("[]"), int(port)
     raise argparse.ArgumentTypeError(f"found {text!r}, expected HOST:PORT")
+
+
+def _channel(text: str) -> int:
+    if text.isdigit() and 11 <= int(text) <= 26:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"found {text!r}, expected 11 to 26")
+
+
+def _install_code(text: str) -> bytes:
+    from firmware_node.crypto import install_code_crc, install_code_key
+
+    try:
+        code = bytes.fromhex(text)
+        code += install_code_crc(code) if len(code) == 16 else b""
+        install_code_key(code)
+        if len(code) == 18:
+            return code
+    except (ValueError, DecodeError):
+        pass
+    raise argparse.ArgumentTypeError("expected 16 octets in hexadecimal, or 18 with their CRC")
 
 
 def _whole(least: int) -> Callable[[str], int]:
@@ -868,6 +905,70 @@ def _radio_virtual(args: argparse.Namespace) -> int:
             ),
         )
     )
+
+
+@contextlib.contextmanager
+def _radio_extra() -> Iterator[None]:
+    """The stick's libraries are an extra."""
+    try:
+        yield
+    except ImportError as error:
+        if (error.name or "").startswith("firmware_node"):
+            raise
+        raise EnvironmentFailure(
+            f"a ZNP stick needs {error.name}: pip install 'firmware-node[radio]'"
+        ) from error
+
+
+def _radio_list(args: argparse.Namespace) -> int:
+    from firmware_node.adapters.znp.ports import describe_ports, system_ports
+    from firmware_node.tools import render_radio
+
+    document = {"ports": [port.document() for port in describe_ports(system_ports())]}
+    if args.json:
+        print(json.dumps(document))
+    else:
+        render_radio.ports(document)
+    return 0
+
+
+def _radio_probe(args: argparse.Namespace) -> int:
+    import asyncio
+
+    from firmware_node.tools import render_radio
+
+    with _radio_extra():
+        from firmware_node.adapters.znp.probe import probe
+    document = asyncio.run(probe(args.port))
+    if args.json:
+        print(json.dumps(document))
+    else:
+        render_radio.probe(document)
+    return 0 if document["result"] == "ok" else 1
+
+
+def _radio_selftest(args: argparse.Namespace) -> int:
+    from firmware_node.tools import render_radio
+
+    with _radio_extra():
+        from firmware_node.adapters.znp.selftest import SelftestOptions, run_selftest
+    options = SelftestOptions(
+        port=args.port,
+        peer=args.peer,
+        erase=args.erase,
+        keep=args.keep,
+        join=args.join,
+        channel=args.channel,
+        install_code=args.install_code,
+    )
+    document = run_selftest(
+        options, lambda line: None if args.json else render_radio.line(line.document())
+    )
+    if args.json:
+        print(json.dumps(document))
+    else:
+        render_radio.verdict(document)
+    return 0 if document["result"] == "pass" else 1
 
 
 def _hub_socket(args: argparse.Namespace) -> Path:

@@ -75,6 +75,7 @@ ONLY_IMPORTED_IN = {
     "signxml": ("tools.duis.signature",),
     "h11": ("adapters.control",),
     "sqlite3": ("adapters.storage",),
+    "serial": ("adapters.znp.ports",),
 }
 # The daemons' drivers: whatever a step raises ends the process, told once. To the replay of a
 # swarm an invariant that broke is the answer.

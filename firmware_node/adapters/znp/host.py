@@ -29,7 +29,7 @@ from firmware_node.wire.mt import Cmd, Status
 ANSWER_S = 2.0  # the slowest answer of a healthy stick is an NV write of some hundred milliseconds
 RESET_S = 10.0  # a CC2531 with a full NV memory takes seconds to boot
 OPEN_S = 5.0  # until a TCP port takes the connection
-DANCE_S = 15.0  # pins, the octets that leave a CC253x bootloader, pings (zigbee-znp.md 1)
+DANCE_S = 6.0  # pins, a ping, the octets that leave a CC253x bootloader, two pings: 5.5 s
 BAUD = 115200
 PART_MAX = 240  # octets of one AF_DATA_STORE or AF_DATA_RETRIEVE
 CALLBACKS_MAX = 256  # kept for a check that looks for them
@@ -122,7 +122,7 @@ class Host(ZNP):  # type: ignore[misc]  # the library has no types
                     return body
                 if answer == mt.RPC_ERROR and body[1:3] == command.to_bytes(2, "big"):
                     raise NotKnownError(f"{_name(command)}: RPC error {body[0]}")
-            if not await self._wait(deadline):
+            if not await self.wait(deadline):
                 self.note("< silence")
                 raise NoAnswerError(f"{_name(command)}: no answer in {self._answer_s:g} s")
 
@@ -143,7 +143,9 @@ class Host(ZNP):  # type: ignore[misc]  # the library has no types
             NoAnswerError: none came.
             DecodeError, EnvironmentFailure: see ``ask``.
         """
-        data = await self.until_data(command, within_s, lambda data: holds(mt.decode(command, data)))
+        data = await self.until_data(
+            command, within_s, lambda data: holds(mt.decode(command, data))
+        )
         return mt.decode(command, data)
 
     async def until_data(
@@ -156,7 +158,7 @@ class Host(ZNP):  # type: ignore[misc]  # the library has no types
                 if told == command and holds(data):
                     del self.told[at]
                     return data
-            if not await self._wait(deadline):
+            if not await self.wait(deadline):
                 raise NoAnswerError(f"no {_name(command)} in {within_s:g} s")
 
     async def reset(self) -> tuple[Any, ...]:
@@ -215,8 +217,12 @@ class Host(ZNP):  # type: ignore[misc]  # the library has no types
                 del self.told[:-CALLBACKS_MAX]
         self._news.set()
 
-    async def _wait(self, deadline: float) -> bool:
-        """Until something came; False: the time is over."""
+    async def wait(self, deadline: float) -> bool:
+        """Until something came; False: the loop's time is past ``deadline``.
+
+        Raises:
+            EnvironmentFailure: the port is gone.
+        """
         if self._lost:
             raise EnvironmentFailure(f"{self.port}: the stick is gone")
         self._news.clear()

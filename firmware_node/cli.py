@@ -330,10 +330,11 @@ def _radio_verbs(verbs: Any) -> None:
     selftest = _verb(radio, "selftest", _radio_selftest, "try a stick line by line; erases it")
     for verb in (probe, selftest):
         verb.add_argument("port", metavar="PORT", help="a path, or socket://HOST:PORT")
-    selftest.add_argument("--peer", metavar="PORT", help="a second stick, for the on-air lines")
+    on_air = selftest.add_mutually_exclusive_group()
+    on_air.add_argument("--peer", metavar="PORT", help="a second stick, for the on-air lines")
     selftest.add_argument("--erase", action="store_true", help="also a stick on a network")
     selftest.add_argument("--keep", action="store_true", help="leave it as the last line does")
-    selftest.add_argument(
+    on_air.add_argument(
         "--join", action="store_true", help="no peer: join a network that you open for it"
     )
     selftest.add_argument("--channel", type=_channel, default=15, help="of the peer's network")
@@ -907,68 +908,22 @@ def _radio_virtual(args: argparse.Namespace) -> int:
     )
 
 
-@contextlib.contextmanager
-def _radio_extra() -> Iterator[None]:
-    """The stick's libraries are an extra."""
-    try:
-        yield
-    except ImportError as error:
-        if (error.name or "").startswith("firmware_node"):
-            raise
-        raise EnvironmentFailure(
-            f"a ZNP stick needs {error.name}: pip install 'firmware-node[radio]'"
-        ) from error
-
-
 def _radio_list(args: argparse.Namespace) -> int:
-    from firmware_node.adapters.znp.ports import describe_ports, system_ports
-    from firmware_node.tools import render_radio
+    from firmware_node.cli_radio import list_ports
 
-    document = {"ports": [port.document() for port in describe_ports(system_ports())]}
-    if args.json:
-        print(json.dumps(document))
-    else:
-        render_radio.ports(document)
-    return 0
+    return list_ports(args)
 
 
 def _radio_probe(args: argparse.Namespace) -> int:
-    import asyncio
+    from firmware_node.cli_radio import probe
 
-    from firmware_node.tools import render_radio
-
-    with _radio_extra():
-        from firmware_node.adapters.znp.probe import probe
-    document = asyncio.run(probe(args.port))
-    if args.json:
-        print(json.dumps(document))
-    else:
-        render_radio.probe(document)
-    return 0 if document["result"] == "ok" else 1
+    return probe(args)
 
 
 def _radio_selftest(args: argparse.Namespace) -> int:
-    from firmware_node.tools import render_radio
+    from firmware_node.cli_radio import selftest
 
-    with _radio_extra():
-        from firmware_node.adapters.znp.selftest import SelftestOptions, run_selftest
-    options = SelftestOptions(
-        port=args.port,
-        peer=args.peer,
-        erase=args.erase,
-        keep=args.keep,
-        join=args.join,
-        channel=args.channel,
-        install_code=args.install_code,
-    )
-    document = run_selftest(
-        options, lambda line: None if args.json else render_radio.line(line.document())
-    )
-    if args.json:
-        print(json.dumps(document))
-    else:
-        render_radio.verdict(document)
-    return 0 if document["result"] == "pass" else 1
+    return selftest(args)
 
 
 def _hub_socket(args: argparse.Namespace) -> Path:

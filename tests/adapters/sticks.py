@@ -92,10 +92,14 @@ class WrongStick:
         parser = mt.Parser()
         while octets := await reader.read(4096):
             for command, data in parser.feed(octets):
-                changed = self.changes.get(command, lambda same: same)(data)
+                changed = self._changed(command, data)
                 if changed is not None:
                     host.write(mt.frame(command, changed))
         host.close()
+
+    def _changed(self, command: int, data: bytes) -> bytes | None:
+        change = self.changes.get(command)
+        return data if change is None else change(data)
 
     def hang_up(self) -> None:
         """As when the stick is pulled out."""
@@ -132,3 +136,19 @@ def run_command(*arguments: str, timeout: float = 120) -> subprocess.CompletedPr
     """``firmware-node`` with these arguments, in a process."""
     command = [sys.executable, "-m", "firmware_node", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+async def run_beside(*arguments: str) -> tuple[int | None, str, str]:
+    """The same beside a relay of this event loop: exit code, stdout, stderr."""
+    run = await start_beside(*arguments)
+    out, err = await run.communicate()
+    return run.returncode, out.decode(), err.decode()
+
+
+async def start_beside(*arguments: str) -> asyncio.subprocess.Process:
+    """Only started."""
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "firmware_node", *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )

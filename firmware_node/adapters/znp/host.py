@@ -157,6 +157,9 @@ class Host(ZNP):  # type: ignore[misc]  # the library has no types
             for at, (told, data) in enumerate(self.told):
                 if told == command and holds(data):
                     del self.told[at]
+                    line = f"< {_shown(told, data)}"
+                    if self._label + line not in self.trace:  # it came before the trace began
+                        self.note(line)
                     return data
             if not await self.wait(deadline):
                 raise NoAnswerError(f"no {_name(command)} in {within_s:g} s")

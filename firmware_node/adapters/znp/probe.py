@@ -7,6 +7,7 @@ Source: zigbee-znp.md 2, 3.2, 3.3, 4.3.
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -40,6 +41,11 @@ class Network(NamedTuple):
     channel: int
     pan_id: int
     extended_pan_id: str
+
+
+def run_probe(port: str) -> dict[str, Any]:
+    """``probe``, to its end."""
+    return asyncio.run(probe(port))
 
 
 async def probe(port: str) -> dict[str, Any]:

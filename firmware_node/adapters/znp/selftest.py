@@ -120,14 +120,21 @@ async def _selftest(
         )
     lines: list[Line] = []
     lost: str | None = None
+    gone: EnvironmentFailure | None = None
     try:
         for check in CHECKS:
             line = await run_check(check, bench)
             lines.append(line)
             on_line(line)
+    except EnvironmentFailure as error:
+        gone = error
     finally:
         if not options.keep:
             lost = await _put_back(kept)
+        if lost is not None and gone is None:
+            print(f"firmware-node: {lost}", file=sys.stderr)
+    if gone is not None:
+        raise EnvironmentFailure(f"{gone}; {lost}" if lost else str(gone)) from gone
     unfit = any(one.verdict is Verdict.FAIL and not one.check.optional for one in lines)
     return {
         "port": options.port,
@@ -170,7 +177,7 @@ async def _items(host: Host) -> Mapping[int, bytes | None]:
 
 
 async def _put_back(kept: Sequence[tuple[Host, Mapping[int, bytes | None]]]) -> str | None:
-    """No network, and the items as they were; None, or what could not be done, also told."""
+    """No network, and the items as they were; None, or what could not be done."""
     failures = []
     for host, items in kept:
         try:
@@ -189,6 +196,4 @@ async def _put_back(kept: Sequence[tuple[Host, Mapping[int, bytes | None]]]) -> 
             role = items[LOGICAL_TYPE]
             was = "" if role is None else f"; LOGICAL_TYPE was {role.hex()}"
             failures.append(f"{host.port} is not as it was before: {error}{was}")
-    for failure in failures:
-        print(f"firmware-node: {failure}", file=sys.stderr)
     return "; ".join(failures) or None

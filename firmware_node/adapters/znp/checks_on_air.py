@@ -48,6 +48,7 @@ HUGE_SIZE = 300  # octets: beyond an MT frame (230), within what Z-Stack reassem
 IN_PROGRESS = 0x01  # of a commissioning notification
 FORMATION, STEERING, RESUME = 4, 2, 0  # commissioning modes
 _BDB = {0: "success", 2: "no network", 7: "key exchange failed", 0x0D: "restored"}
+_MESSAGES = (Cmd.AF_INCOMING_MSG, Cmd.AF_INCOMING_MSG_EXT)
 _RX_ON_WHEN_IDLE = 0x08  # in an announced capability
 
 
@@ -260,14 +261,14 @@ async def _arrives(receiver: Host, payload: bytes, within_s: float) -> _Arrived 
     loop = asyncio.get_running_loop()
     deadline = loop.time() + within_s
     while True:
-        for command, data in list(receiver.told):
-            if command not in (Cmd.AF_INCOMING_MSG, Cmd.AF_INCOMING_MSG_EXT):
-                continue
-            receiver.told.remove((command, data))
-            arrived = await _read(receiver, command, data)
+        messages = (one for one in receiver.told if one[0] in _MESSAGES)
+        message = next(messages, None)
+        if message is not None:
+            receiver.told.remove(message)
+            arrived = await _read(receiver, *message)
             if arrived.payload == payload:
                 return arrived
-        if not await receiver.wait(deadline):
+        elif not await receiver.wait(deadline):
             return None
 
 

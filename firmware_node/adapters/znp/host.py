@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -26,6 +25,7 @@ from firmware_node.errors import DecodeError, EnvironmentFailure, FirmwareNodeEr
 from firmware_node.wire import mt
 from firmware_node.wire.mt import Cmd, Status
 
+LOG = logging.getLogger(__name__)
 ANSWER_S = 2.0  # the slowest answer of a healthy stick is an NV write of some hundred milliseconds
 RESET_S = 10.0  # a CC2531 with a full NV memory takes seconds to boot
 OPEN_S = 5.0  # until a TCP port takes the connection
@@ -270,7 +270,7 @@ async def connected(port: str, *, label: str = "") -> AsyncIterator[Host]:
 
 async def _wake(port: str) -> None:
     """zigpy-znp's dance: pins, bootloader octets, pings. It resets some sticks."""
-    print(f"{port}: no answer, trying to wake it (up to {DANCE_S:g} s)", file=sys.stderr)
+    LOG.info("%s: no answer, trying to wake it for up to %g s", port, DANCE_S)
     sleeper = ZNP(_config(port, ANSWER_S, dance=True))
     try:
         await _connect(sleeper, port, DANCE_S, test_port=True)

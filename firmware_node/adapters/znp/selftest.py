@@ -9,6 +9,7 @@ pulled out keeps what it had.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -74,12 +75,17 @@ def run_selftest(options: SelftestOptions, on_line: Callable[[Line], None]) -> d
         FirmwareNodeError: a stick is on a network, and ``erase`` was not given.
         KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; the sticks are put back.
     """
-    if options.peer == options.port:
+    if options.peer is not None and _place(options.peer) == _place(options.port):
         raise ConfigError(f"--peer {options.peer}: expected another port than the stick's own")
     try:
         return asyncio.run(_until_signalled(options, on_line))
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
+
+
+def _place(port: str) -> str:
+    """A port by the one name that all its links lead to."""
+    return port if "://" in port else os.path.realpath(port)
 
 
 async def _until_signalled(

@@ -307,6 +307,13 @@ def _radio_verbs(verbs: Any) -> None:
     virtual.add_argument("--baud", type=_whole(1), help="pace the serial line; default: do not")
     virtual.add_argument("--profile", choices=["strict", "lenient"], default="strict")
     virtual.add_argument("--no-fragmentation", action="store_true")
+    virtual.add_argument(
+        "--stack-revision",
+        type=int,
+        choices=[20, 21, 22],
+        default=22,
+        help="a trust centre below 21 exchanges no link keys, as in Smart Energy 1.x",
+    )
     virtual.add_argument("--pcap", metavar="FILE", type=Path, help="and the keys in FILE.keys")
     virtual.add_argument("--counters", metavar="FILE", type=Path, help="unknown commands and more")
     virtual.add_argument(
@@ -891,6 +898,7 @@ def _radio_virtual(args: argparse.Namespace) -> int:
             stick=StickSettings(
                 strict=args.profile == "strict",
                 fragmentation=not args.no_fragmentation,
+                stack_revision=args.stack_revision,
                 seed=args.seed,
                 faults=tuple(Fault.parse(text) for text in args.fault),
             ),

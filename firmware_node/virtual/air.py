@@ -125,22 +125,22 @@ class Medium:
         if tuning is None or not tuning.channel:
             self._at(now_us, Sent(station, handle, Fate.ABSENT))
             return
-        begun_us = self._begin(tuning.channel, len(octets), octets, now_us)
-        here_us = begun_us + settings.latency_us
+        begun_us = here_us = now_us
         if settings.airtime:
-            here_us += (len(octets) + _PHY_OCTETS) * OCTET_US
+            begun_us = self._begin(tuning.channel, octets, now_us)
+            here_us = begun_us + (len(octets) + _PHY_OCTETS) * OCTET_US
+        here_us += settings.latency_us
         receivers, unicast = self._receivers(station, tuning.channel, octets)
-        heard: list[int] = []
+        heard, fate = receivers, Fate.ACKED
         if not unicast:
-            fate = Fate.ACKED
-            heard = [one for one in receivers if not self._happens(settings.loss)]
+            if settings.loss:
+                heard = [one for one in receivers if not self._happens(settings.loss)]
         elif not receivers:
             fate = Fate.ABSENT
-        elif self._happens(settings.loss):
+        elif settings.loss and self._happens(settings.loss):
+            heard, fate = [], Fate.NO_ACK
+        elif settings.ack_loss and self._happens(settings.ack_loss):
             fate = Fate.NO_ACK
-        else:
-            heard = receivers
-            fate = Fate.NO_ACK if self._happens(settings.ack_loss) else Fate.ACKED
         # The sender knows before the receiver's host can answer.
         self._at(here_us, Sent(station, handle, fate))
         for monitor in self._monitors:
@@ -148,9 +148,9 @@ class Medium:
             if unicast and fate is Fate.ACKED:
                 self._at(here_us, Flown(monitor, here_us, mac.encode_ack(octets[2])))
         for one in heard:
-            late_us = LATE_US if self._happens(settings.reordering) else 0
+            late_us = LATE_US if settings.reordering and self._happens(settings.reordering) else 0
             self._at(here_us + late_us, Heard(one, octets))
-            if self._happens(settings.duplication):
+            if settings.duplication and self._happens(settings.duplication):
                 self._at(here_us + LATE_US // 4, Heard(one, octets, copy=True))
 
     def run(self, now_us: int) -> list[Event]:
@@ -162,19 +162,24 @@ class Medium:
                 events.append(event)
         return events
 
-    def _begin(self, channel: int, size: int, octets: bytes, now_us: int) -> int:
+    def _begin(self, channel: int, octets: bytes, now_us: int) -> int:
         """When a frame starts to fly: channels carry one at a time."""
-        if not self._settings.airtime:
-            return now_us
         backoff_us = self._chance.randrange(_BACKOFFS) * _BACKOFF_US + _CCA_US
         begun_us = max(now_us, self._busy_until.get(channel, 0)) + backoff_us
-        took_us = (size + _PHY_OCTETS) * OCTET_US + (_ACK_US if octets[0] & 0x20 else 0)
+        took_us = (len(octets) + _PHY_OCTETS) * OCTET_US + (_ACK_US if octets[0] & 0x20 else 0)
         self._busy_until[channel] = begun_us + took_us
         return begun_us
 
     def _receivers(self, sender: int, channel: int, octets: bytes) -> tuple[list[int], bool]:
         """Whose filter takes the frame, and whether one of them must acknowledge it."""
         mode = octets[1] >> 2 & 3
+        if mode == 2 and octets[5:7] != b"\xff\xff":
+            pan, short = octets[3] | octets[4] << 8, octets[5] | octets[6] << 8
+            return [
+                station
+                for station, (tuned, its_pan, its_short, _, _) in self._stations.items()
+                if its_short == short and its_pan == pan and tuned == channel and station != sender
+            ], True
         others = [
             (station, tuning)
             for station, tuning in self._stations.items()
@@ -182,18 +187,15 @@ class Medium:
         ]
         if mode == 0:
             return [station for station, _ in others], False
-        pan = octets[3] | octets[4] << 8
         if mode == 2:
-            short = octets[5] | octets[6] << 8
-            if short == mac.BROADCAST:
-                everybody = pan == mac.BROADCAST_PAN
-                return [one for one, tuned in others if everybody or tuned.pan == pan], False
-            return [one for one, tuned in others if tuned.short == short and tuned.pan == pan], True
+            pan = octets[3] | octets[4] << 8
+            everybody = pan == mac.BROADCAST_PAN
+            return [one for one, tuned in others if everybody or tuned.pan == pan], False
         ieee = octets[5:13]
         return [one for one, tuned in others if tuned.ieee == ieee], True
 
     def _happens(self, chance: float) -> bool:
-        return chance > 0 and self._chance.random() < chance
+        return self._chance.random() < chance
 
     def _at(self, at_us: int, event: Event) -> None:
         window_us = self._settings.coalesce_us

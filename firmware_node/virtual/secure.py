@@ -13,12 +13,13 @@ from firmware_node.crypto import CcmStar, keyed_hash
 from firmware_node.errors import DecodeError
 
 LEVEL = 0x05
-LINK, NETWORK, KEY_TRANSPORT = 0, 1, 2  # key ids
+LINK, NETWORK, KEY_TRANSPORT, KEY_LOAD = 0, 1, 2, 3  # key ids
 EXTENDED = 0x20  # the security header names its sender
 _NETWORK_HEAD = struct.Struct("<BI8sB")
 _NETWORK_CONTROL = NETWORK << 3 | EXTENDED
+_NETWORK_TAIL = struct.Struct("<I8sB")
+_CONTROL, _COVERED = bytes((_NETWORK_CONTROL,)), bytes((_NETWORK_CONTROL | LEVEL,))
 _IV = struct.Struct("<8sIB")
-NETWORK_OVERHEAD = _NETWORK_HEAD.size + 4  # octets, with the MIC
 MIC = 4
 
 
@@ -27,14 +28,32 @@ def key_transport_key(link_key: bytes) -> bytes:
     return keyed_hash(link_key, b"\x00")
 
 
+def key_load_key(link_key: bytes) -> bytes:
+    """What a transport key command with a link key in it is sealed with."""
+    return keyed_hash(link_key, b"\x02")
+
+
+def proof_of_key(link_key: bytes) -> bytes:
+    """What a verify key command proves with that its sender has the key."""
+    return keyed_hash(link_key, b"\x03")
+
+
+def key_of_id(link_key: bytes, key_id: int) -> bytes:
+    """What an APS frame is sealed with by the key id in its security header."""
+    if key_id == KEY_TRANSPORT:
+        return key_transport_key(link_key)
+    return key_load_key(link_key) if key_id == KEY_LOAD else link_key
+
+
 def seal_network(
     cipher: CcmStar, header: bytes, clear: bytes, source: bytes, counter: int, sequence: int
 ) -> bytes:
-    """Security header, sealed payload and MIC, to stand behind the network header."""
-    covered = header + _NETWORK_HEAD.pack(_NETWORK_CONTROL | LEVEL, counter, source, sequence)
-    iv = _IV.pack(source, counter, _NETWORK_CONTROL | LEVEL)
-    sealed = cipher.seal(iv, covered, clear)
-    return _NETWORK_HEAD.pack(_NETWORK_CONTROL, counter, source, sequence) + sealed
+    """The network header, security header, sealed payload and MIC."""
+    tail = _NETWORK_TAIL.pack(counter, source, sequence)
+    sealed = cipher.seal(
+        _IV.pack(source, counter, _NETWORK_CONTROL | LEVEL), header + _COVERED + tail, clear
+    )
+    return header + _CONTROL + tail + sealed
 
 
 class Opened(NamedTuple):
@@ -45,27 +64,23 @@ class Opened(NamedTuple):
     counter: int
 
 
-def network_key_sequence(frame: bytes, at: int) -> int:
-    """Which network key sealed the frame whose header ends at ``at``."""
-    if len(frame) < at + NETWORK_OVERHEAD:
-        raise DecodeError("network security", len(frame), "truncated")
-    return frame[at + _NETWORK_HEAD.size - 1]
-
-
-def open_network(cipher: CcmStar, frame: bytes, at: int) -> Opened:
-    """Open a network frame whose header ends at ``at``.
+def open_network(cipher: CcmStar, frame: bytes, at: int, sequence: int) -> Opened:
+    """Open a network frame whose header ends at ``at``, sealed with key ``sequence``.
 
     Raises:
-        DecodeError: short, another key id, or a wrong MIC.
+        DecodeError: short, another key id or key, or a wrong MIC.
     """
-    if len(frame) < at + NETWORK_OVERHEAD:
+    behind = at + _NETWORK_HEAD.size
+    if len(frame) < behind + MIC:
         raise DecodeError("network security", len(frame), "truncated")
-    control, counter, source, sequence = _NETWORK_HEAD.unpack_from(frame, at)
+    control, counter, source, used = _NETWORK_HEAD.unpack_from(frame, at)
     if control & 0xF8 != _NETWORK_CONTROL:
         raise DecodeError("network security", at, f"security control {control:02x}")
-    covered = frame[:at] + _NETWORK_HEAD.pack(control | LEVEL, counter, source, sequence)
-    iv = _IV.pack(source, counter, control | LEVEL)
-    clear = cipher.unseal(iv, covered, frame[at + _NETWORK_HEAD.size :])
+    if used != sequence:
+        raise DecodeError("network security", at, "another network key")
+    control |= LEVEL
+    covered = b"%b%c%b" % (frame[:at], control, frame[at + 1 : behind])
+    clear = cipher.unseal(_IV.pack(source, counter, control), covered, frame[behind:])
     return Opened(clear, source, counter)
 
 

@@ -1,4 +1,4 @@
-"""The ZigBee application support sub-layer: data, acknowledgements, fragments, key transport.
+"""The ZigBee application support sub-layer: data, acknowledgements, fragments, keys.
 
 Source: ZigBee specification 2.2.5, 4.4.10.
 """
@@ -6,7 +6,7 @@ Source: ZigBee specification 2.2.5, 4.4.10.
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from firmware_node.errors import DecodeError
 
@@ -15,8 +15,10 @@ UNICAST, BROADCAST, GROUP = 0, 2, 3
 SECURED, ACK_REQUEST, EXTENDED = 0x20, 0x40, 0x80
 FIRST_FRAGMENT, LATER_FRAGMENT = 1, 2
 
-TRANSPORT_KEY, UPDATE_DEVICE, REMOVE_DEVICE, TUNNEL = 0x05, 0x06, 0x07, 0x0E
-NETWORK_KEY = 0x01  # key type of a transport key: the standard network key
+TRANSPORT_KEY, UPDATE_DEVICE, REMOVE_DEVICE, REQUEST_KEY = 0x05, 0x06, 0x07, 0x08
+TUNNEL, VERIFY_KEY, CONFIRM_KEY = 0x0E, 0x0F, 0x10
+NETWORK_KEY, TRUST_CENTRE_KEY = 0x01, 0x04  # key types: standard network key, TC link key
+SECURITY_FAILURE = 0xAD  # status of a Confirm Key
 
 _DATA = struct.Struct("<BBHHBB")
 _GROUP = struct.Struct("<BHHHBB")
@@ -133,6 +135,95 @@ def decode_transport_key(payload: bytes) -> TransportKey:
     if (command, kind) != (TRANSPORT_KEY, NETWORK_KEY):
         raise DecodeError("transport key", 1, f"key type {kind} is not read")
     return TransportKey(key, sequence, destination, source)
+
+
+class TransportLinkKey(NamedTuple):
+    """Transport Key of a trust centre link key (ZigBee specification 4.4.10.1)."""
+
+    key: bytes
+    destination: bytes
+    source: bytes
+
+
+_TRANSPORT_LINK = struct.Struct("<BB16s8s8s")
+
+
+def encode_transport_link_key(command: TransportLinkKey) -> bytes:
+    """Command id, key type, key, destination and source EUI-64."""
+    return _TRANSPORT_LINK.pack(TRANSPORT_KEY, TRUST_CENTRE_KEY, *command)
+
+
+def decode_transport_link_key(payload: bytes) -> TransportLinkKey:
+    """See ``encode_transport_link_key``.
+
+    Raises:
+        DecodeError: another size, or another type of key.
+    """
+    return TransportLinkKey(*_unpack("transport key", _TRANSPORT_LINK, payload, 1)[2:])
+
+
+def encode_request_key() -> bytes:
+    """Request Key for a trust centre link key: command id, key type."""
+    return bytes((REQUEST_KEY, TRUST_CENTRE_KEY))
+
+
+class VerifyKey(NamedTuple):
+    """Verify Key: the proof that a joiner has the trust centre link key it was sent."""
+
+    source: bytes
+    proof: bytes
+
+
+_VERIFY = struct.Struct("<BB8s16s")
+
+
+def encode_verify_key(command: VerifyKey) -> bytes:
+    """Command id, key type, EUI-64 of the joiner, 16 octets of proof."""
+    return _VERIFY.pack(VERIFY_KEY, TRUST_CENTRE_KEY, *command)
+
+
+def decode_verify_key(payload: bytes) -> VerifyKey:
+    """See ``encode_verify_key``.
+
+    Raises:
+        DecodeError: another size, or another type of key.
+    """
+    return VerifyKey(*_unpack("verify key", _VERIFY, payload, 1)[2:])
+
+
+class ConfirmKey(NamedTuple):
+    """Confirm Key: the trust centre's verdict on the proof."""
+
+    status: int
+    destination: bytes
+
+
+_CONFIRM = struct.Struct("<BBB8s")
+
+
+def encode_confirm_key(command: ConfirmKey) -> bytes:
+    """Command id, status u8, key type, EUI-64 of the joiner."""
+    return _CONFIRM.pack(CONFIRM_KEY, command.status, TRUST_CENTRE_KEY, command.destination)
+
+
+def decode_confirm_key(payload: bytes) -> ConfirmKey:
+    """See ``encode_confirm_key``.
+
+    Raises:
+        DecodeError: another size, or another type of key.
+    """
+    _, status, _, destination = _unpack("confirm key", _CONFIRM, payload, 2)
+    return ConfirmKey(status, destination)
+
+
+def _unpack(what: str, layout: struct.Struct, payload: bytes, kind_at: int) -> tuple[Any, ...]:
+    """The fields of a command of its own size that is about a trust centre link key."""
+    if len(payload) != layout.size:
+        raise DecodeError(what, len(payload), f"expected {layout.size} octets")
+    fields = layout.unpack(payload)
+    if fields[kind_at] != TRUST_CENTRE_KEY:
+        raise DecodeError(what, kind_at, f"key type {fields[kind_at]} is not read")
+    return fields
 
 
 class UpdateDevice(NamedTuple):

@@ -323,16 +323,33 @@ def zdo_callback(cluster: int) -> int:
 def checksum(octets: bytes) -> int:
     """XOR of up to 256 octets, folded in halves: ten times faster than octet by octet."""
     value = int.from_bytes(octets, "little")
-    for shift in (1024, 512, 256, 128, 64, 32, 16, 8):
+    for shift in _FOLDS[len(octets)]:
         value ^= value >> shift
     return value & 0xFF
 
 
+# The halves to fold, by how many octets there are.
+_FOLDS = [
+    [shift for shift in (1024, 512, 256, 128, 64, 32, 16, 8) if shift < 8 * size]
+    for size in range(257)
+]
+
+
 def frame(command: int, data: bytes = b"") -> bytes:
     """A whole frame."""
-    assert len(data) <= DATA_MAX, f"{len(data)} octets for {command:04X}"
+    size = len(data)
+    assert size <= DATA_MAX, f"{size} octets for {command:04X}"
+    if size <= 3:
+        return _short_frame(command, data)
+    body = bytes((size, command >> 8, command & 0xFF)) + data
+    return b"\xfe%b%c" % (body, checksum(body))
+
+
+@functools.lru_cache(maxsize=4096)
+def _short_frame(command: int, data: bytes) -> bytes:
+    """Answers and confirms are most of all frames, and ever the same."""
     body = bytes((len(data), command >> 8, command & 0xFF)) + data
-    return b"\xfe" + body + bytes((checksum(body),))
+    return b"\xfe%b%c" % (body, checksum(body))
 
 
 class Parser:
@@ -559,24 +576,9 @@ def decode_data_request(command: int, data: bytes) -> DataRequest:
 
 def encode_incoming(message: IncomingMessage) -> bytes:
     """The data of AF_INCOMING_MSG; the payload has at most ``INLINE_MAX`` octets."""
-    (group, cluster, source, from_, to, broadcast, lqi, secured, timestamp, sequence) = message[:10]
-    return (
-        _INCOMING.pack(
-            group,
-            cluster,
-            source,
-            from_,
-            to,
-            broadcast,
-            lqi,
-            secured,
-            timestamp,
-            sequence,
-            len(message.payload),
-        )
-        + message.payload
-        + _INCOMING_TAIL.pack(source, message.radius)
-    )
+    payload = message[10]
+    head = _INCOMING.pack(*message[:10], len(payload))
+    return head + payload + _INCOMING_TAIL.pack(message[2], message[11])
 
 
 def decode_incoming(data: bytes) -> IncomingMessage:

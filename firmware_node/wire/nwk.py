@@ -54,6 +54,11 @@ def encode_header(header: Header) -> bytes:
     )
 
 
+def encode_data_header(destination: int, source: int, radius: int, sequence: int) -> bytes:
+    """The header of secured data between short addresses: nearly all there is."""
+    return _HEAD.pack(DATA | _VERSION | _SECURED, destination, source, radius, sequence)
+
+
 def decode_header(octets: bytes) -> tuple[Header, int]:
     """Read a header; and where it ends.
 

@@ -97,7 +97,10 @@ def test_everything_that_sticks_say_is_well_formed_and_opens_with_the_keys(
     assert count("wpan.cmd", 0x07) >= 3  # beacon requests
     assert count("zbee_beacon.protocol", 0) >= 3
     assert count("wpan.cmd", 0x01) == count("wpan.cmd", 0x02) == 3  # associations
-    assert count("zbee_aps.cmd.id", 0x05) == 3  # the network key, once for each joiner
+    assert count("zbee_aps.cmd.id", 0x05) == 6  # network key and link key, for each joiner
+    # How each of them gets its link key; one through the router on its way there.
+    assert count("zbee_aps.cmd.id", 0x08) == count("zbee_aps.cmd.id", 0x0F) == 4
+    assert count("zbee_aps.cmd.id", 0x10) == 3
     assert count("zbee_aps.cmd.id", 0x0E) == 1  # and once in a tunnel to the router
     assert count("zbee_aps.cmd.id", 0x06) >= 1
     assert count("zbee_nwk.cmd.id", 0x06) == count("zbee_nwk.cmd.id", 0x07) == 1  # the rejoin
@@ -108,7 +111,8 @@ def test_everything_that_sticks_say_is_well_formed_and_opens_with_the_keys(
     assert count("zbee_aps.fragmentation", 2) > 8  # and later ones
     assert count("zbee_aps.delivery", 3) == 1  # to a group
     assert count("zbee_aps.zdp_cluster", 0x0013) >= 3
-    assert count("zbee_aps.zdp_cluster", 0x8002) == count("zbee_aps.zdp_cluster", 0x8031) == 1
+    assert count("zbee_aps.zdp_cluster", 0x8002) == 4  # three joiners asked the trust centre
+    assert count("zbee_aps.zdp_cluster", 0x8031) == 1
 
 
 @needs_tshark
@@ -151,8 +155,15 @@ def test_zigpy_s_interview_of_a_joining_device_is_readable_in_the_capture_of_the
     ieee = asyncio.run(story())
     capture = tmp_path / "air.pcap"
     assert_well_formed(capture)
-    transported = dissect(capture, "zbee_aps.cmd.id == 0x05", "zbee_aps.cmd.dst")
-    assert transported == [[ieee]]
+    fields = ("zbee_aps.cmd.id", "zbee_aps.cmd.key_type", "zbee_aps.cmd.dst")
+    keys = dissect(capture, "zbee_aps.cmd.id in {5, 8, 15, 16}", *fields)
+    assert keys == [
+        ["0x05", "0x01", ieee],
+        ["0x08", "0x04", ""],
+        ["0x05", "0x04", ieee],
+        ["0x0f", "0x04", ""],
+        ["0x10", "0x04", ieee],
+    ]
     announced = dissect(capture, "zbee_aps.zdp_cluster == 0x0013", "zbee_zdp.ext_addr")
     assert announced == [[ieee]]
     read = dissect(

@@ -20,7 +20,13 @@ from room import FORMATION, IN_SMART_ENERGY, STEERING
 from zigpy_peer import stick, until
 
 from firmware_node.adapters.virtual_stick import VirtualOptions
-from firmware_node.adapters.virtual_stick.ports import TcpPort, frames_of
+from firmware_node.adapters.virtual_stick.ports import (
+    READ_SIZE,
+    Cutter,
+    Pacing,
+    TcpPort,
+    now_us,
+)
 from firmware_node.cli import main
 from firmware_node.virtual.air import AirSettings
 from firmware_node.virtual.nv import Item
@@ -305,9 +311,54 @@ def test_a_paced_line_is_no_faster_than_its_bauds_and_loses_nothing() -> None:
 
 def test_paced_octets_are_cut_where_frames_end() -> None:
     data = mt.frame(Cmd.AF_DATA_CONFIRM, b"abc")
-    assert frames_of(PING + data + PING[:3]) == [PING, data, PING[:3]]
-    assert frames_of(b"\xef\xef" + PING) == [b"\xef\xef" + PING]
-    assert frames_of(PING + b"\xfe") == [PING, b"\xfe"]
+    assert Cutter().cut(PING + data + PING[:3]) == [PING, data, PING[:3]]
+    assert Cutter().cut(b"\xef\xef" + PING + b"\xfe") == [b"\xef\xef", PING, b"\xfe"]
+    stream = PING + data + b"\xef" + data + PING
+    ends = {5, 5 + len(data), 6 + len(data), 6 + 2 * len(data), len(stream)}
+    for size in range(1, len(stream)):
+        cutter, at, found = Cutter(), 0, set()
+        for start in range(0, len(stream), size):
+            for piece in cutter.cut(stream[start : start + size]):
+                assert piece == stream[at : at + len(piece)]
+                at += len(piece)
+                found.add(at)
+        assert at == len(stream)
+        # Nowhere but at the ends of frames and of what came at once.
+        assert ends <= found <= ends | set(range(0, len(stream), size))
+
+
+@pytest.mark.parametrize("size", [1, 3, 4000])
+def test_a_paced_line_takes_no_longer_than_its_octets_however_they_come(size: int) -> None:
+    """In the times that it plans, not in those of this machine."""
+    arrived: list[bytes] = []
+
+    async def story() -> float:
+        pacing, cutter = Pacing(115200, arrived.append), Cutter()
+        stream = 800 * PING
+        began_us = now_us()
+        for at in range(0, len(stream), size):
+            for piece in cutter.cut(stream[at : at + size]):
+                pacing.put(piece)
+        assert pacing.queued == len(stream)
+        assert max(map(len, (piece for _, piece in pacing._queue))) == min(size, len(PING))
+        planned_us = pacing._queue[-1][0] - began_us
+        pacing.clear()
+        return planned_us / (len(stream) * 10_000_000 / 115200)
+
+    assert 1 <= asyncio.run(story()) < 1.03
+    assert arrived == []
+
+
+def test_a_host_that_writes_faster_than_the_line_has_to_wait_and_loses_nothing() -> None:
+    async def story() -> None:
+        async with stick(tcp(baud=1_000_000)) as server, on_tcp(port_of(server)) as client:
+            client.write(20_000 * PING)
+            for _ in range(20_000):
+                await client.until(Cmd.SYS_PING | mt.RESPONSE)
+                assert server._to_stick.queued <= 4096 + READ_SIZE
+            assert server._to_stick.lost == server._to_host.lost == 0
+
+    asyncio.run(story())
 
 
 def test_a_stick_that_is_pulled_out_is_gone_from_port_and_air_and_comes_back(

@@ -121,6 +121,21 @@ COMMANDS: list[tuple[Callable[[bytes], object], bytes, object]] = [
         aps.TransportKey(bytes(range(16)), 1, IEEE, OTHER),
     ),
     (
+        aps.decode_transport_link_key,
+        aps.encode_transport_link_key(aps.TransportLinkKey(bytes(range(16)), IEEE, OTHER)),
+        aps.TransportLinkKey(bytes(range(16)), IEEE, OTHER),
+    ),
+    (
+        aps.decode_verify_key,
+        aps.encode_verify_key(aps.VerifyKey(IEEE, bytes(range(16)))),
+        aps.VerifyKey(IEEE, bytes(range(16))),
+    ),
+    (
+        aps.decode_confirm_key,
+        aps.encode_confirm_key(aps.ConfirmKey(aps.SECURITY_FAILURE, IEEE)),
+        aps.ConfirmKey(aps.SECURITY_FAILURE, IEEE),
+    ),
+    (
         aps.decode_update_device,
         aps.encode_update_device(aps.UpdateDevice(IEEE, 0x1234, 1)),
         aps.UpdateDevice(IEEE, 0x1234, 1),
@@ -175,3 +190,11 @@ def test_forms_that_are_not_read_are_refused_by_name() -> None:
     standard = aps.encode_transport_key(aps.TransportKey(bytes(16), 0, IEEE, OTHER))
     with pytest.raises(DecodeError, match="key type"):
         aps.decode_transport_key(standard[:1] + b"\x04" + standard[2:])
+    link = aps.encode_transport_link_key(aps.TransportLinkKey(bytes(16), IEEE, OTHER))
+    assert (link[:2], aps.encode_request_key()) == (b"\x05\x04", b"\x08\x04")
+    for decode in (aps.decode_transport_link_key, aps.decode_verify_key):
+        size = len(link) if decode is aps.decode_transport_link_key else 26
+        with pytest.raises(DecodeError, match="key type"):
+            decode(b"\x05\x03" + bytes(size - 2))
+    with pytest.raises(DecodeError, match="key type"):
+        aps.decode_confirm_key(b"\x10\x00\x01" + IEEE)

@@ -20,17 +20,19 @@ from firmware_node.adapters.virtual_stick.air_link import Air
 from firmware_node.adapters.virtual_stick.capture import Capture
 from firmware_node.adapters.virtual_stick.nv_file import NvFile, from_dump
 from firmware_node.adapters.virtual_stick.ports import (
+    Cutter,
     Pacing,
     Port,
     PtyPort,
     TcpPort,
-    frames_of,
     now_us,
 )
 from firmware_node.errors import ConfigError
 from firmware_node.virtual import nv
 from firmware_node.virtual.air import AirSettings, Event, Heard, Sent, Tuning
 from firmware_node.virtual.stick import Stick, StickSettings
+
+LINE_BUFFER = 4096  # octets that a paced line takes before its host must wait, as a serial driver's
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,9 @@ class StickServer:
         if self._file is not None:
             memory = self._file.open(memory)
         self.stick = Stick(memory, options.stick)
-        self._to_stick = Pacing(options.baud, self._from_host)
+        self._cutter = Cutter()
+        self._to_stick = Pacing(options.baud, self._arrived)
+        self._held = False
         self._to_host = Pacing(options.baud, lambda octets: self.port.write(octets))
         self.port: Port
         if options.pty is not None:
@@ -112,8 +116,17 @@ class StickServer:
         if not self._options.baud:
             self._from_host(octets)
             return
-        for piece in frames_of(octets):
+        for piece in self._cutter.cut(octets):
             self._to_stick.put(piece)
+        if self._to_stick.queued > LINE_BUFFER and not self._held:
+            self._held = True
+            self.port.hold(True)
+
+    def _arrived(self, octets: bytes) -> None:
+        self._from_host(octets)
+        if self._held and self._to_stick.queued < LINE_BUFFER // 2:
+            self._held = False
+            self.port.hold(False)
 
     def _from_host(self, octets: bytes) -> None:
         self.stick.from_host(octets, now_us())
@@ -178,23 +191,24 @@ class StickServer:
         if self.stick.away_us:
             self._vanish()
             return
-        if self.stick.wake_at != self._timer_at:
-            self._schedule()
+        wake_at = self.stick.wake_at
+        if wake_at is not None and (self._timer_at is None or wake_at < self._timer_at):
+            self._schedule(wake_at)
         if board.counters["unknown_commands"] != self._noted:
             self._noted = board.counters["unknown_commands"]
             self._write_counters()
 
-    def _schedule(self) -> None:
+    def _schedule(self, at: int) -> None:
+        """Wake then. That one which is taken back comes too early costs less than moving it."""
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        self._timer_at = at = self.stick.wake_at
-        if at is not None:
-            self._timer = asyncio.get_running_loop().call_at(at / 1_000_000, self._wake)
+        self._timer_at = at
+        self._timer = asyncio.get_running_loop().call_at(at / 1_000_000, self._wake)
 
     def _vanish(self) -> None:
         """Pulled out: no port and no station, until it is plugged in again."""
         away_us, self.stick.away_us = self.stick.away_us, 0
+        self._cutter, self._held = Cutter(), False
         self._to_stick.clear()
         self._to_host.clear()
         self.port.close()

@@ -19,7 +19,8 @@ from typing import Protocol
 from firmware_node.errors import EnvironmentFailure
 
 READ_SIZE = 65536
-BACKLOG_MAX = 65536  # octets for a reader that does not read; what comes then is lost, as on a wire
+FRAME_START, FRAME_OVERHEAD = 0xFE, 5  # of MT: start, size, two of the command, checksum
+BACKLOG_MAX = 2 * READ_SIZE  # octets for a reader that does not read; more is lost, as on a wire
 
 
 def now_us() -> int:
@@ -86,6 +87,16 @@ class Line:
         if not self._backlog:
             self._loop.remove_writer(self._fd)
 
+    def pause(self) -> None:
+        """Read no more until ``resume``: who writes will have to wait."""
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._fd >= 0:
+            self._loop.add_reader(self._fd, self._read)
+
     def close(self) -> None:
         """Let go of the descriptor."""
         if self._fd >= 0:
@@ -108,6 +119,10 @@ class Port(Protocol):
 
     def write(self, octets: bytes) -> None:
         """To the host; without one it is lost."""
+        ...
+
+    def hold(self, held: bool) -> None:
+        """Whether the host has to wait with what it writes."""
         ...
 
     def close(self) -> None:
@@ -142,6 +157,11 @@ class PtyPort:
         """See ``Port``."""
         if self._line is not None:
             self._line.write(octets)
+
+    def hold(self, held: bool) -> None:
+        """See ``Port``."""
+        if self._line is not None:
+            (self._line.pause if held else self._line.resume)()
 
     def close(self) -> None:
         """See ``Port``."""
@@ -197,6 +217,11 @@ class TcpPort:
         if self._line is not None:
             self._line.write(octets)
 
+    def hold(self, held: bool) -> None:
+        """See ``Port``."""
+        if self._line is not None:
+            (self._line.pause if held else self._line.resume)()
+
     def close(self) -> None:
         """See ``Port``."""
         if self._listener is not None:
@@ -209,22 +234,36 @@ class TcpPort:
 
 
 class Pacing:
-    """A serial line's speed, one direction: octets arrive when the last of them would."""
+    """A serial line's speed, one direction: pieces arrive when their last octet would.
+
+    A piece enters when the one before it has, so that a late wake-up delays what it wakes for and
+    nothing behind it.
+
+    Attributes:
+        queued: octets on their way.
+        lost: octets that came while the line had more than anybody keeps for it.
+    """
 
     def __init__(self, baud: int | None, deliver: Callable[[bytes], None]) -> None:
-        self._octet_us = 10_000_000 / baud if baud else 0.0
+        self._octet_us = 10_000_000 / baud if baud else 0.0  # a start and a stop bit besides
         self._deliver = deliver
         self._free_us = 0.0
         self._queue: deque[tuple[float, bytes]] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self.queued = 0
+        self.lost = 0
 
     def put(self, octets: bytes) -> None:
         """Octets enter the line."""
         if not self._octet_us:
             self._deliver(octets)
             return
+        if self.queued + len(octets) > BACKLOG_MAX:
+            self.lost += len(octets)
+            return
         self._free_us = max(self._free_us, now_us()) + len(octets) * self._octet_us
         self._queue.append((self._free_us, octets))
+        self.queued += len(octets)
         if self._timer is None:
             self._wait()
 
@@ -233,26 +272,50 @@ class Pacing:
         self._timer = loop.call_at(self._queue[0][0] / 1_000_000, self._arrive)
 
     def _arrive(self) -> None:
-        self._timer = None
         while self._queue and self._queue[0][0] <= now_us() + 1:
-            self._deliver(self._queue.popleft()[1])
+            octets = self._queue.popleft()[1]
+            self.queued -= len(octets)
+            self._deliver(octets)
+        self._timer = None
         if self._queue:
             self._wait()
 
     def clear(self) -> None:
         """The line was cut."""
         self._queue.clear()
+        self.queued = 0
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
 
-def frames_of(octets: bytes) -> list[bytes]:
-    """Cut where MT frames end, so that pacing gives each its own time; noise stays in one piece."""
-    pieces, at = [], 0
-    while at < len(octets):
-        whole = octets[at] == 0xFE and at + 1 < len(octets)
-        behind = at + octets[at + 1] + 5 if whole else len(octets)
-        pieces.append(octets[at:behind])
-        at = behind
-    return pieces
+class Cutter:
+    """Cuts a stream where MT frames end, so that pacing gives each frame its own time.
+
+    A frame that comes in parts stays in parts; what is none goes up to the next start octet.
+    """
+
+    def __init__(self) -> None:
+        self._left = 0  # octets to come of the frame that has begun
+        self._begun = False  # its start octet was the last one; its size is the next
+
+    def cut(self, octets: bytes) -> list[bytes]:
+        """The pieces; together they are the octets."""
+        pieces, at, end = [], 0, len(octets)
+        while at < end:
+            behind = at
+            if self._begun:
+                self._begun, self._left = False, octets[at] + FRAME_OVERHEAD - 1
+            elif not self._left and octets[at] == FRAME_START:
+                behind = at + 1
+                self._begun = behind == end
+                if not self._begun:
+                    self._left = octets[behind] + FRAME_OVERHEAD - 1
+            elif not self._left:
+                start = octets.find(FRAME_START, at)
+                behind = end if start < 0 else start
+            taken = min(self._left, end - behind)
+            self._left -= taken
+            pieces.append(octets[at : behind + taken])
+            at = behind + taken
+        return pieces

@@ -31,6 +31,7 @@ from firmware_node.adapters.znp.checks import (
     register,
 )
 from firmware_node.adapters.znp.host import PART_MAX, Host, NoAnswerError, NotKnownError
+from firmware_node.adapters.znp.probe import node_descriptor
 from firmware_node.errors import DecodeError
 from firmware_node.wire import mt
 from firmware_node.wire.mt import AddressMode, Cmd, DeviceState, Option, Status
@@ -45,6 +46,7 @@ ARRIVE_S = 5.0
 ABSENT_S = 1.5  # how long a frame that must not arrive is waited for
 ALL_CHANNELS = 0x07FFF800
 HUGE_SIZE = 300  # octets: beyond an MT frame (230), within what Z-Stack reassembles by default
+EXCHANGE_REVISION = 21  # of the stack: the first that exchanges trust-centre link keys
 IN_PROGRESS = 0x01  # of a commissioning notification
 FORMATION, STEERING, RESUME = 4, 2, 0  # commissioning modes
 _BDB = {0: "success", 2: "no network", 7: "key exchange failed", 0x0D: "restored"}
@@ -138,8 +140,19 @@ async def _rx_on(bench: Bench) -> tuple[Verdict, str]:
     return passes(bool(told[3] & _RX_ON_WHEN_IDLE), f"announced capability {told[3]:02X}")
 
 
-async def _old_trust_centre(_: Bench) -> tuple[Verdict, str]:
-    raise CannotTellError("needs a trust centre with a stack revision below 21, as Comms Hubs have")
+async def _old_trust_centre(bench: Bench) -> tuple[Verdict, str]:
+    """Told where the network's trust centre is one: a real hub, or a peer of old firmware."""
+    asked = bench.stick
+    if bench.short is None:
+        bench.the_network()
+        asked = bench.the_peer()
+    revision = (await node_descriptor(asked, 0x0000)).stack_revision
+    if revision >= EXCHANGE_REVISION:
+        raise CannotTellError(f"the trust centre's stack revision is {revision}, not below 21")
+    outcome = "not joined" if bench.short is None else "joined"
+    return passes(
+        bench.short is not None, f"the trust centre's stack revision is {revision}: {outcome}"
+    )
 
 
 async def _resume(bench: Bench) -> tuple[Verdict, str]:
@@ -340,7 +353,7 @@ CHECKS = (
     ),
     Check(
         "old-trust-centre",
-        "joining where no trust-centre key exchange follows",
+        "joining a trust centre before revision 21, which exchanges no keys",
         _old_trust_centre,
         "Comms Hubs of Smart Energy 1.x let the device in",
         "status 07: the stick insists on an exchange that Smart Energy 1.x does not know",

@@ -26,7 +26,8 @@ NETWORK_INFO_SIZE = 24
 _ASSOCIATED = {36: "aligned", 28: "packed"}  # octets of the struct (zigbee-znp.md 2)
 _LINK_ROW = {"aligned": 6, "packed": 5}
 _DESCRIPTOR_S = 2.0
-_NODE_DESCRIPTOR = struct.Struct("<HBH B B B H B H H H B")
+# Source, status, address; flags, capability, manufacturer, buffer, transfer in, servers, out.
+_NODE_DESCRIPTOR = struct.Struct("<HBH BBB H B H H H B")
 _ZCL_KEY_EST_SIGN = 0x2781
 _NO_TIMESTAMP = 0xFFFFFFFF
 # Where an NIB keeps address, channel, PAN id, extended PAN id and whether its key is loaded.
@@ -46,6 +47,15 @@ class Network(NamedTuple):
 def run_probe(port: str) -> dict[str, Any]:
     """``probe``, to its end."""
     return asyncio.run(probe(port))
+
+
+class NodeDescriptor(NamedTuple):
+    """What matters here of a node descriptor; sizes in octets."""
+
+    buffer_max: int
+    transfer_in_max: int
+    transfer_out_max: int
+    stack_revision: int  # 0: from before there was one
 
 
 async def probe(port: str) -> dict[str, Any]:
@@ -196,9 +206,9 @@ async def _payload(host: Host, state: int) -> Mapping[str, Any]:
     if state in IN_NETWORK:
         try:
             own = (await host.ask(Cmd.UTIL_GET_DEVICE_INFO))[2]
-            await host.ask(Cmd.ZDO_NODE_DESC_REQ, own, own)
-            fields = await _node_descriptor(host)
-            buffer, incoming, outgoing = fields[7], fields[8], fields[10]
+            descriptor = await node_descriptor(host, own)
+            buffer, incoming = descriptor.buffer_max, descriptor.transfer_in_max
+            outgoing = descriptor.transfer_out_max
         except _NO_ANSWER:
             pass
     return {
@@ -212,12 +222,18 @@ async def _payload(host: Host, state: int) -> Mapping[str, Any]:
     }
 
 
-async def _node_descriptor(host: Host) -> tuple[Any, ...]:
-    """Source, status, address, two octets of flags, capability, manufacturer, sizes."""
+async def node_descriptor(host: Host, short_address: int) -> NodeDescriptor:
+    """What a node says of itself: the stick, or another one, over the air.
+
+    Raises:
+        NoAnswerError, NotKnownError, DecodeError: it says nothing, or something else.
+    """
+    await host.ask(Cmd.ZDO_NODE_DESC_REQ, short_address, short_address)
     body = await host.until_data(mt.zdo_callback(0x8002), _DESCRIPTOR_S)
     if len(body) != _NODE_DESCRIPTOR.size or body[2]:
         raise DecodeError("node descriptor", 0, f"{len(body)} octets, status {body[2:3].hex()}")
-    return _NODE_DESCRIPTOR.unpack(body)
+    fields = _NODE_DESCRIPTOR.unpack(body)
+    return NodeDescriptor(fields[7], fields[8], fields[10], fields[9] >> 9)
 
 
 async def _knows(host: Host, command: int, *values: Any) -> bool:

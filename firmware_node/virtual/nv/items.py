@@ -88,6 +88,7 @@ class Item(IntEnum):
     ZDO_DIRECT_CB = 0x008F
     SAPI_ENDPOINT = 0x00A1
     TCLK_SEED = 0x0101
+    TCLK_JOIN_DEV = 0x0102  # on a joiner: its trust centre link key
     LEGACY_TCLK_TABLE_START = 0x0111  # table
     LEGACY_APS_LINK_KEY_DATA_START = 0x0201  # table
     HAS_CONFIGURED_ZSTACK1 = 0x0F00
@@ -130,6 +131,7 @@ NETWORK_ITEMS: Final = frozenset(
         Item.APS_LINK_KEY_TABLE,
         Item.BDBNODEISONANETWORK,
         Item.TRUSTCENTER_ADDR,
+        Item.TCLK_JOIN_DEV,
         Item.NWKKEY,
         Item.PANID,
         Item.CHANLIST,

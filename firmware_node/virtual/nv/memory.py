@@ -25,8 +25,10 @@ from firmware_node.virtual.nv.structs import (
     NIB,
     NO_IEEE,
     NWKKEY,
+    PROVISIONAL,
     SECURED,
     TCLK,
+    VERIFIED,
     AddressRow,
     NetworkKey,
     Nib,
@@ -39,13 +41,18 @@ CLEAR_CONFIG, CLEAR_STATE, CLEAR_FRAME_COUNTER = 0x01, 0x02, 0x80  # STARTUP_OPT
 
 
 class NvMemory:
-    """The values, and what changed since ``take_changes``."""
+    """The values, and what changed since ``take_changes``.
+
+    Attributes:
+        generation: goes up with every change, for what is kept of the values elsewhere.
+    """
 
     def __init__(self, product: int, hardware_ieee: bytes, values: Mapping[Key, bytes]) -> None:
         self.product = product
         self.hardware_ieee = hardware_ieee
         self._values = dict(values)
         self._changes: dict[Key, bytes | None] = {}
+        self.generation = 0
 
     # --- what host commands do ------------------------------------------------------------------
 
@@ -58,12 +65,14 @@ class NvMemory:
         if self._values.get(key) != value:
             self._values[key] = value
             self._changes[key] = value
+            self.generation += 1
 
     def delete(self, key: Key) -> bool:
         """Whether it was there."""
         if self._values.pop(key, None) is None:
             return False
         self._changes[key] = None
+        self.generation += 1
         return True
 
     def values(self) -> Mapping[Key, bytes]:
@@ -254,19 +263,12 @@ class NvMemory:
     # --- link keys --------------------------------------------------------------------------------
 
     def link_key(self, ieee: bytes) -> bytes | None:
-        """The link key kept for this partner: set by the host, or a backup's hashed one."""
+        """The key with this partner: the one set by the host, or the trust centre link key."""
         for _, data_key, partner in self._link_rows():
             if partner == ieee:
                 return self._values[data_key][:16]
-        seed = self.item(Item.TCLK_SEED)
-        if seed is None:
-            return None
-        for key in self._tclk_keys():
-            (_, _, partner, _, _, shift) = TCLK[self.product].unpack(self._values[key])
-            if partner == ieee:
-                turned = seed[shift:] + seed[:shift]
-                return bytes(a ^ b for a, b in zip(turned, 2 * ieee, strict=True))
-        return None
+        tclk = self._tclk_of(ieee)
+        return None if tclk is None else self._tclk_key(tclk)
 
     def link_keys(self) -> Iterator[tuple[str, bytes]]:
         """Every link key here, with a label that says whose it is."""
@@ -275,12 +277,42 @@ class NvMemory:
         for (table, _), value in self._values.items():
             if table == Table.TCLK_IC_TABLE:
                 yield f"install code {value[:8][::-1].hex()}", value[8:]
+        for key in self._tclk_keys():
+            partner = TCLK[self.product].unpack(self._values[key])[2]
+            found = None if partner in (NO_IEEE, EMPTY_IEEE) else self._tclk_key(key)
+            if found is not None:
+                yield f"trust centre link key {partner[::-1].hex()}", found
+
+    def link_counters(self, ieee: bytes) -> tuple[int, int]:
+        """Of the key with this partner: the next one to send, the least to accept."""
+        for _, data_key, partner in self._link_rows():
+            if partner == ieee:
+                _, sent, heard = KEY_DATA.unpack(self._values[data_key])
+                return sent, heard
+        tclk = self._tclk_of(ieee)
+        if tclk is None:
+            return 0, 0
+        sent, heard, *_ = TCLK[self.product].unpack(self._values[tclk])
+        return sent, heard
+
+    def keep_link_counters(self, ieee: bytes, sent: int, heard: int) -> None:
+        """Write them beside their key."""
+        for _, data_key, partner in self._link_rows():
+            if partner == ieee:
+                key, _, _ = KEY_DATA.unpack(self._values[data_key])
+                self.put(data_key, KEY_DATA.pack(key, sent, heard))
+                return
+        tclk = self._tclk_of(ieee)
+        if tclk is not None:
+            _, _, *rest = TCLK[self.product].unpack(self._values[tclk])
+            self.put(tclk, TCLK[self.product].pack(sent, heard, *rest))
 
     def keep_link_key(self, ieee: bytes, key: bytes) -> bool:
         """Set the link key with a partner; False: the tables are full."""
         for _, data_key, partner in self._link_rows():
             if partner == ieee:
-                self.put(data_key, KEY_DATA.pack(key, 0, 0))
+                if self._values[data_key][:16] != key:  # the same key's counters must go on
+                    self.put(data_key, KEY_DATA.pack(key, 0, 0))
                 return True
         known = {row.ieee: row for _, row in self.addresses()}
         old = known.get(ieee, AddressRow(0, 0xFFFE, ieee))
@@ -342,7 +374,69 @@ class NvMemory:
             row += 1
         return keys
 
+    # --- trust centre link keys -------------------------------------------------------------------
+
+    def seeded_key(self, ieee: bytes, shift: int) -> bytes:
+        """The key that a trust centre makes for a joiner; only ``shift`` is kept of it."""
+        seed = self.item(Item.TCLK_SEED) or bytes(16)
+        turned = seed[shift:] + seed[:shift]
+        return bytes(a ^ b for a, b in zip(turned, 2 * ieee, strict=True))
+
+    def keep_seeded_key(self, ieee: bytes, shift: int) -> bool:
+        """Give a joiner its verified key; False: the table is full."""
+        return self._put_tclk(ieee, VERIFIED, shift)
+
+    def keep_joined_key(self, trust_centre: bytes, key: bytes, attributes: int) -> bool:
+        """A joiner's key with its trust centre; False: the table is full."""
+        same = self.item(Item.TCLK_JOIN_DEV) == key
+        self.put((0, Item.TCLK_JOIN_DEV), key)
+        return self._put_tclk(trust_centre, attributes, 0, same=same)
+
+    def has_verified_key(self, ieee: bytes) -> bool:
+        """Whether this partner has gone through the key exchange."""
+        tclk = self._tclk_of(ieee)
+        return tclk is not None and TCLK[self.product].unpack(self._values[tclk])[3] == VERIFIED
+
+    def forget_tclk(self, ieee: bytes) -> None:
+        """Empty the row of this partner."""
+        tclk = self._tclk_of(ieee)
+        if tclk is not None:
+            self.put(tclk, TCLK[self.product].pack(0, 0, NO_IEEE, 0xFF, 0, 0))
+
+    def _put_tclk(self, ieee: bytes, attributes: int, shift: int, *, same: bool = False) -> bool:
+        """Write a row; counters go on for the same key, but the partner may begin again."""
+        layout, row, sent = TCLK[self.product], self._tclk_of(ieee), 0
+        if row is None:
+            row = self._tclk_of(NO_IEEE) or self._tclk_of(EMPTY_IEEE)
+        else:
+            sent, _, _, old, _, old_shift = layout.unpack(self._values[row])
+            sent = sent if same or (attributes, shift) == (old, old_shift) else 0
+        if row is None:
+            return False
+        self.put(row, layout.pack(sent, 0, ieee, attributes, 0, shift))
+        return True
+
+    def _tclk_of(self, ieee: bytes) -> Key | None:
+        for key in self._tclk_keys():
+            value = self._values[key]
+            if value[8:16] == ieee and len(value) == TCLK[self.product].size:
+                return key
+        return None
+
+    def _tclk_key(self, row: Key) -> bytes | None:
+        _, _, partner, attributes, _, shift = TCLK[self.product].unpack(self._values[row])
+        joined = self.item(Item.TCLK_JOIN_DEV)
+        if joined is not None and partner == self.item(Item.TRUSTCENTER_ADDR):
+            return joined
+        if attributes == PROVISIONAL:
+            return self.install_code_key(partner)
+        return self.seeded_key(partner, shift)
+
     # --- install codes ----------------------------------------------------------------------------
+
+    def keep_provisional(self, ieee: bytes) -> None:
+        """A joiner was let in by its install code: what is secured with that key is counted."""
+        self._put_tclk(ieee, PROVISIONAL, 0, same=True)
 
     def install_code_key(self, ieee: bytes) -> bytes | None:
         """The key a trust centre was given for this joiner."""

@@ -54,6 +54,7 @@ NIB = {
 }
 ADDRESS = {1: struct.Struct("<BBH8s"), 2: struct.Struct("<BH8s")}
 TCLK = {1: struct.Struct("<II8sBBBx"), 2: struct.Struct("<II8sBBB")}
+PROVISIONAL, VERIFIED = 0x00, 0x02  # attributes of a TCLK row: install code's key; exchanged
 LINK_ROW = {1: struct.Struct("<HHBx"), 2: struct.Struct("<HHB")}
 LINK_HEAD = struct.Struct("<H")
 AUTHENTICATED = 0x01  # state of a link row that hosts take for a key

@@ -18,6 +18,7 @@ from firmware_node.virtual.nv import DEFAULT_LINK_KEY, NvMemory
 from firmware_node.virtual.stick.af import Af
 from firmware_node.virtual.stick.aps import Aps
 from firmware_node.virtual.stick.board import Board, Fault, StickSettings
+from firmware_node.virtual.stick.exchange import Exchange
 from firmware_node.virtual.stick.life import Life
 from firmware_node.virtual.stick.link import Link
 from firmware_node.virtual.stick.parent import Parent
@@ -49,13 +50,15 @@ class Stick:
         self._aps = Aps(board, self._link)
         self._af = Af(board, self._link, self._aps)
         self._zdo = Zdo(board, self._link, self._aps, self._af)
-        self._parent = Parent(board, self._link, self._aps, self._zdo)
-        self._life = Life(board, self._link, self._aps, self._zdo, self._parent)
+        self._exchange = Exchange(board, self._link, self._aps, self._zdo)
+        self._parent = Parent(board, self._link, self._aps, self._zdo, self._exchange)
+        self._life = Life(board, self._link, self._aps, self._zdo, self._parent, self._exchange)
         self._system = System(board, self._link, self._life, self._parent)
         self._handlers: dict[int, Callable[..., bytes | None]] = {
             **self._af.handlers,
             **self._zdo.handlers,
             **self._parent.handlers,
+            **self._exchange.handlers,
             **self._life.handlers,
             **self._system.handlers,
         }
@@ -151,7 +154,7 @@ class Stick:
         board = self.board
         board.reset()
         board.nv.start()
-        for part in (self._af, self._aps, self._zdo, self._parent, self._life):
+        for part in (self._af, self._aps, self._zdo, self._exchange, self._parent, self._life):
             part.reset()
         self._asleep = True
         board.after(RESET_US, lambda: self._awake(reason))

@@ -13,7 +13,7 @@ on hardware. Where the firmware would write beyond what was announced, this one 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from firmware_node.virtual.air import LQI
@@ -32,6 +32,7 @@ STORE_US = 15 * SECOND  # then a message that was not fetched, or not sent, is d
 PART_MAX = 240  # octets of one store or retrieve command
 
 _OK = b"\x00"
+_SHORT, _ACK, _SECURITY = int(AddressMode.SHORT), int(Option.APS_ACK), int(Option.APS_SECURITY)
 
 
 class Registered(NamedTuple):
@@ -61,7 +62,7 @@ class Af:
         self._announced: _Announced | None = None
         self._stored: dict[int, tuple[bytes, Timer]] = {}  # by time stamp, for the host to fetch
         aps_layer.on_frame = self._on_frame
-        aps_layer.accepts = self._accepts
+        aps_layer.takers = self._takers
         self.on_zdo: Callable[[Frame], None] = lambda frame: None
         self.send_zdo: Callable[[int, int, bytes, int], None] = lambda *message: None
         self.handlers: dict[int, Callable[..., bytes | None]] = {
@@ -160,7 +161,9 @@ class Af:
             profile = registered.endpoint.profile
         short: int | None = destination[0] | destination[1] << 8
         delivery = aps.UNICAST
-        if mode == AddressMode.GROUP:
+        if mode == _SHORT and short is not None and short < nwk.BROADCAST_FIRST:
+            pass
+        elif mode == AddressMode.GROUP:
             delivery, to, short = aps.GROUP, short or 0, nwk.RX_ON
         elif mode == AddressMode.IEEE:
             short = self._link.short_of(destination)
@@ -176,39 +179,35 @@ class Af:
             cluster,
             profile,
             payload,
-            options & Option.APS_SECURITY != 0 and delivery == aps.UNICAST,
-            options & Option.APS_ACK != 0,
+            options & _SECURITY != 0 and delivery == aps.UNICAST,
+            options & _ACK != 0,
             radius,
         )
         return frame if self._aps.fits(frame) else Status.INVALID_PARAMETER
 
     # --- air to host ------------------------------------------------------------------------------
 
-    def _accepts(self, frame: Frame) -> bool:
-        """Whether some endpoint here takes the frame."""
+    def _takers(self, frame: Frame) -> Sequence[int]:
+        """The endpoints that take the frame; ZDO is endpoint 0."""
         if frame.profile == zdo.PROFILE:
-            return frame.endpoint in (0, BROADCAST_ENDPOINT)
-        return bool(self._matching(frame))
-
-    def _matching(self, frame: Frame) -> list[int]:
-        strict = self._board.settings.strict and frame.profile != WILDCARD_PROFILE
+            return (0,) if frame.endpoint in (0, BROADCAST_ENDPOINT) else ()
         if frame.delivery == aps.GROUP:
             wanted = [end for end in self.endpoints if (end, frame.endpoint) in self.groups]
         elif frame.endpoint == BROADCAST_ENDPOINT:
             wanted = list(self.endpoints)
         else:
             wanted = [frame.endpoint] if frame.endpoint in self.endpoints else []
-        if not strict:
+        if not self._board.settings.strict or frame.profile == WILDCARD_PROFILE:
             return wanted
         return [end for end in wanted if self.endpoints[end].endpoint.profile == frame.profile]
 
-    def _on_frame(self, frame: Frame) -> None:
+    def _on_frame(self, frame: Frame, takers: Sequence[int]) -> None:
         if frame.profile == zdo.PROFILE:
             self.on_zdo(frame)
             return
         timestamp = self._board.now_us // 320 & 0xFFFFFFFF  # in units of a back-off period
         group = frame.endpoint if frame.delivery == aps.GROUP else 0
-        for endpoint in self._matching(frame):
+        for endpoint in takers:
             self._board.counters["messages_up"] += 1
             if len(frame.payload) > mt.INLINE_MAX:
                 self._announce_large(frame, endpoint, group, timestamp)

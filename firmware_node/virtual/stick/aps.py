@@ -1,14 +1,16 @@
 """APS of a stick: data with acknowledgement and retries, fragments, link-key security, duplicates.
 
 What is sent ends in one confirm: sent or acknowledged, or the reason why not. What arrives goes to
-``on_frame``, once. The size limits are those of a frame: 127 octets less every header of
+``on_frame``, once; commands go to ``on_command``. What a link key seals carries a counter that only
+rises, with every key its own; what comes with one that is not above the last is dropped, but for
+the copies that an air gives. The size limits are those of a frame: 127 octets less every header of
 zigbee-znp.md 7.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from firmware_node.crypto import CcmStar
@@ -27,6 +29,8 @@ _FRAGMENT_OVERHEAD = 2  # the extended header
 DUPLICATES_KEPT = 32  # counters a source; they are 8 bits and come round after 256
 REASSEMBLIES_MAX = 8
 REASSEMBLY_US = 10_000_000  # a sender has given up by then
+
+COUNTER_STEP = 1024  # secured frames between two writings of a link key's counters
 
 Confirm = Callable[[int], None]
 FATES = {
@@ -61,13 +65,13 @@ class _Sending:
     def __init__(
         self,
         frame: Frame,
-        cipher: CcmStar | None,
+        partner: bytes | None,
         counter: int,
         blocks: list[bytes],
         confirm: Confirm,
     ) -> None:
         self.frame = frame
-        self.cipher = cipher
+        self.partner = partner  # whose link key seals it
         self.counter = counter
         self.blocks = blocks
         self.confirm = confirm
@@ -76,6 +80,16 @@ class _Sending:
         self.missing: set[int] = set()
         self.fate = Fate.ACKED
         self.timer: Timer | None = None
+
+
+class _Partner:
+    """The link key with one partner, and its counters."""
+
+    def __init__(self, key: bytes, sent: int, heard: int) -> None:
+        self.key = key
+        self.cipher = CcmStar(key)
+        self.sent = self.sent_kept = sent  # the next one to send; all below the kept one are used
+        self.heard = self.heard_kept = heard  # the least to accept
 
 
 class _Reassembly:
@@ -89,20 +103,22 @@ class _Reassembly:
 
 
 class Aps:
-    """The sub-layer. ``accepts`` says whether an endpoint is there, before anything is acked."""
+    """The sub-layer. ``takers`` says which endpoints take a frame, before anything is acked."""
 
     def __init__(self, board: Board, link: Link) -> None:
         self._board = board
         self._link = link
-        self.on_frame: Callable[[Frame], None] = lambda frame: None
-        self.on_command: Callable[[nwk.Header, bytes], None] = lambda header, payload: None
-        self.accepts: Callable[[Frame], bool] = lambda frame: True
+        self.on_frame: Callable[[Frame, Sequence[int]], None] = _ignore
+        self.on_command: Callable[[nwk.Header, bytes, bytes | None], None] = _ignore
+        self.command_keys: Callable[[bytes], list[bytes]] = lambda ieee: []
+        self.takers: Callable[[Frame], Sequence[int]] = lambda frame: ()
         self.window: dict[int, tuple[int, int]] = {}  # endpoint: frame delay ms, window size
         self._counter = board.random.randrange(256)
         self._sending: dict[tuple[int, int], _Sending] = {}
-        self._recent: dict[int, deque[tuple[int, int]]] = {}
+        self._recent: dict[int, deque[int]] = {}  # counter and size of frames, by their source
         self._arriving: dict[tuple[int, int], _Reassembly] = {}
-        self._ciphers: dict[bytes, CcmStar] = {}
+        self._partners: dict[bytes, _Partner | None] = {}  # of one generation of the memory
+        self._generation = -1
         self._security_counter = 0
         link.on_data = self._on_data
 
@@ -112,6 +128,7 @@ class Aps:
         self._recent.clear()
         self._arriving.clear()
         self.window.clear()
+        self._partners.clear()
 
     # --- sending ----------------------------------------------------------------------------------
 
@@ -127,18 +144,18 @@ class Aps:
 
     def send(self, frame: Frame, confirm: Confirm) -> None:
         """Send; ``confirm`` is called once, at once or later: the host has its answer already."""
-        cipher = self._cipher_of(frame.peer) if frame.secured else None
-        if frame.secured and cipher is None:
+        partner = self._link.neighbours.get(frame.peer) if frame.secured else None
+        if frame.secured and (partner is None or self._partner(partner) is None):
             confirm(Status.SEC_NO_KEY)
             return
         if frame.peer == self._link.short:
-            self.on_frame(frame)
+            self.on_frame(frame, self.takers(frame))
             confirm(Status.SUCCESS)
             return
         self._counter = counter = self._counter + 1 & 0xFF
         size = self.payload_max(frame.secured)
         if frame.delivery == aps.UNICAST and (frame.ack or len(frame.payload) > size):
-            self._send_acknowledged(frame, cipher, counter, size, confirm)
+            self._send_acknowledged(frame, partner, counter, size, confirm)
             return
         header = aps.Header(
             aps.DATA,
@@ -150,7 +167,7 @@ class Aps:
             frame.source_endpoint,
             counter,
         )
-        octets = self._encode(header, frame.payload, cipher)
+        octets = self._encode(header, frame.payload, partner)
         on_fate = lambda fate: confirm(FATES[fate])  # noqa: E731  # one call a frame, kept short
         if frame.delivery == aps.UNICAST:
             self._link.unicast(frame.peer, octets, on_fate, frame.radius)
@@ -158,13 +175,13 @@ class Aps:
             self._link.broadcast(frame.peer, octets, on_fate)
 
     def _send_acknowledged(
-        self, frame: Frame, cipher: CcmStar | None, counter: int, size: int, confirm: Confirm
+        self, frame: Frame, partner: bytes | None, counter: int, size: int, confirm: Confirm
     ) -> None:
         payload, blocks = frame.payload, [frame.payload]
         if len(payload) > size:
             size -= _FRAGMENT_OVERHEAD
             blocks = [payload[at : at + size] for at in range(0, len(payload), size)]
-        sending = _Sending(frame, cipher, counter, blocks, confirm)
+        sending = _Sending(frame, partner, counter, blocks, confirm)
         old = self._sending.pop((frame.peer, counter), None)
         if old is not None:
             self._end(old, Status.APS_NO_ACK)  # its counter came round
@@ -210,7 +227,7 @@ class Aps:
             fragment,
             block,
         )
-        octets = self._encode(header, sending.blocks[number], sending.cipher)
+        octets = self._encode(header, sending.blocks[number], sending.partner)
 
         def on_fate(fate: Fate) -> None:
             sending.fate = fate
@@ -248,18 +265,96 @@ class Aps:
         del self._sending[peer, header.counter]
         self._end(sending, Status.SUCCESS)
 
-    def _encode(self, header: aps.Header, payload: bytes, cipher: CcmStar | None) -> bytes:
-        if cipher is None:
+    def _encode(self, header: aps.Header, payload: bytes, ieee: bytes | None) -> bytes:
+        partner = None if ieee is None else self._partner(ieee)
+        if ieee is None or partner is None:
             return aps.encode_header(header) + payload
         octets = aps.encode_header(header._replace(flags=header.flags | aps.SECURED))
         return octets + secure.seal_aps(
-            cipher,
+            partner.cipher,
             octets,
             payload,
             self._link.ieee,
-            self._next_security_counter(),
+            self._next_of(ieee, partner),
             secure.LINK,
             extended=False,
+        )
+
+    # --- link keys --------------------------------------------------------------------------------
+
+    def _partner(self, ieee: bytes) -> _Partner | None:
+        """The link key with a node; None: there is none. The well-known default one is none."""
+        nv = self._board.nv
+        if nv.generation != self._generation:
+            self._generation = nv.generation
+            for one, old in list(self._partners.items()):
+                if old is None or old.key != self._key_with(one):
+                    del self._partners[one]
+        if ieee not in self._partners:
+            key = self._key_with(ieee)
+            self._partners[ieee] = None if key is None else _Partner(key, *nv.link_counters(ieee))
+        return self._partners[ieee]
+
+    def _key_with(self, ieee: bytes) -> bytes | None:
+        nv = self._board.nv
+        return nv.link_key(ieee) or nv.install_code_key(ieee)
+
+    def begin_again(self, ieee: bytes) -> None:
+        """A partner that joins anew counts from nothing."""
+        self._partners.pop(ieee, None)
+
+    def _next_of(self, ieee: bytes, partner: _Partner) -> int:
+        counter = partner.sent
+        partner.sent = counter + 1
+        if partner.sent > partner.sent_kept:  # a start goes on where none can have been used
+            partner.sent_kept = counter + COUNTER_STEP
+            self._keep_counters(ieee, partner)
+        return counter
+
+    def _is_next(self, ieee: bytes, partner: _Partner, counter: int) -> bool:
+        """Whether a counter is above all that came; remembers it."""
+        if counter < partner.heard:
+            return False
+        partner.heard = counter + 1
+        if partner.heard >= partner.heard_kept + COUNTER_STEP:
+            partner.heard_kept = partner.heard
+            self._keep_counters(ieee, partner)
+        return True
+
+    def _keep_counters(self, ieee: bytes, partner: _Partner) -> None:
+        nv = self._board.nv
+        nv.keep_link_counters(ieee, partner.sent_kept, partner.heard_kept)
+
+    # --- APS commands -----------------------------------------------------------------------------
+
+    def command_frame(
+        self,
+        payload: bytes,
+        link_key: bytes | None = None,
+        key_id: int = secure.KEY_TRANSPORT,
+        partner: bytes | None = None,
+    ) -> bytes:
+        """An APS command; with ``link_key`` sealed, by what ``key_id`` makes of it.
+
+        Under a partner's own link key it takes that key's next counter.
+        """
+        self._counter = self._counter + 1 & 0xFF
+        header = aps.encode_command_header(self._counter, secured=link_key is not None)
+        if link_key is None:
+            return header + payload
+        known = self._partner(partner) if partner is not None and key_id == secure.LINK else None
+        if known is not None and partner is not None and known.key == link_key:
+            counter = self._next_of(partner, known)
+        else:
+            counter = self._next_security_counter()
+        return header + secure.seal_aps(
+            CcmStar(secure.key_of_id(link_key, key_id)),
+            header,
+            payload,
+            self._link.ieee,
+            counter,
+            key_id,
+            extended=True,
         )
 
     def _next_security_counter(self) -> int:
@@ -268,45 +363,35 @@ class Aps:
         self._security_counter = counter + 1
         return counter
 
-    def _cipher_of(self, peer: int) -> CcmStar | None:
-        """The cipher of the link key with a node; None: there is no such key."""
-        ieee = self._link.neighbours.get(peer)
-        key = None if ieee is None else self._link_key(ieee)
-        if key is None:
-            return None
-        cipher = self._ciphers.get(key)
-        if cipher is None:
-            cipher = self._ciphers[key] = CcmStar(key)
-        return cipher
-
-    def _link_key(self, ieee: bytes) -> bytes | None:
-        """The key that data may be sealed with: the well-known default one is no link key."""
-        nv = self._board.nv
-        return nv.link_key(ieee) or nv.install_code_key(ieee)
-
-    # --- APS commands -----------------------------------------------------------------------------
-
-    def command_frame(self, payload: bytes, link_key: bytes | None) -> bytes:
-        """An APS command; with ``link_key`` sealed for key transport."""
-        self._counter = self._counter + 1 & 0xFF
-        header = aps.encode_command_header(self._counter, secured=link_key is not None)
-        if link_key is None:
-            return header + payload
-        return header + secure.seal_aps(
-            CcmStar(secure.key_transport_key(link_key)),
-            header,
-            payload,
-            self._link.ieee,
-            self._next_security_counter(),
-            secure.KEY_TRANSPORT,
-            extended=True,
-        )
+    def _on_command(self, header: nwk.Header, octets: bytes, copy: bool) -> None:
+        """Open a command with whichever key of its sender does; most have none."""
+        if not octets[0] & aps.SECURED:
+            self.on_command(header, octets[2:], None)
+            return
+        security = secure.decode_aps_security(octets, 2)
+        ieee = security.source or self._link.neighbours.get(header.source)
+        for key in self.command_keys(ieee) if ieee is not None else ():
+            cipher = CcmStar(secure.key_of_id(key, security.key_id))
+            try:
+                clear = secure.open_aps(cipher, octets, 2, security, ieee or b"")
+            except DecodeError:
+                continue
+            partner = self._partner(ieee or b"")
+            counted = partner is not None and partner.key == key and security.key_id == secure.LINK
+            if counted and not copy:
+                assert ieee is not None and partner is not None
+                if not self._is_next(ieee, partner, security.counter):
+                    self._board.counters["frames_replayed_aps"] += 1
+                    return
+            self.on_command(header, clear, key)
+            return
+        self._board.counters["commands_not_opened"] += 1
 
     # --- receiving --------------------------------------------------------------------------------
 
     def _on_data(self, header: nwk.Header, octets: bytes, copy: bool) -> None:
         if octets and octets[0] & 3 == aps.COMMAND:
-            self.on_command(header, octets)
+            self._on_command(header, octets, copy)
             return
         aps_header, at = aps.decode_header(octets)
         if aps_header.kind == aps.ACK:
@@ -315,7 +400,7 @@ class Aps:
         secured = aps_header.flags & aps.SECURED != 0
         payload = octets[at:]
         if secured:
-            payload = self._open(header.source, octets, at)
+            payload = self._open(header.source, octets, at, copy)
         frame = Frame(
             aps_header.delivery,
             header.source,
@@ -325,42 +410,49 @@ class Aps:
             aps_header.profile,
             payload,
             secured,
-            radius=header.radius,
-            broadcast=header.destination >= nwk.BROADCAST_FIRST,
+            False,
+            header.radius,
+            header.destination >= nwk.BROADCAST_FIRST,
         )
-        if not self.accepts(frame):
+        takers = self.takers(frame)
+        if not takers:
             self._board.counters["frames_unmatched"] += 1
             return
         if aps_header.fragment:
-            self._on_fragment(header.source, aps_header, frame)
+            self._on_fragment(header.source, aps_header, frame, takers)
             return
         if aps_header.flags & aps.ACK_REQUEST:
             self._acknowledge(header.source, aps_header, 0, 0)
         if not copy and self._is_duplicate(header.source, aps_header.counter, len(octets)):
             self._board.counters["frames_repeated"] += 1
             return
-        self.on_frame(frame)
+        self.on_frame(frame, takers)
 
-    def _open(self, source: int, octets: bytes, at: int) -> bytes:
+    def _open(self, source: int, octets: bytes, at: int, copy: bool) -> bytes:
         security = secure.decode_aps_security(octets, at)
-        cipher = self._cipher_of(source)
-        if security.key_id != secure.LINK or cipher is None:
+        ieee = self._link.neighbours.get(source)
+        partner = None if ieee is None else self._partner(ieee)
+        if security.key_id != secure.LINK or partner is None or ieee is None:
             self._board.counters["frames_no_link_key"] += 1
             raise DecodeError("APS security", at, "no link key")
-        ieee = security.source or self._link.neighbours[source]
         try:
-            return secure.open_aps(cipher, octets, at, security, ieee)
+            clear = secure.open_aps(partner.cipher, octets, at, security, security.source or ieee)
         except DecodeError:
             self._board.counters["frames_wrong_link_key"] += 1
             raise
+        if not copy and not self._is_next(ieee, partner, security.counter):
+            self._board.counters["frames_replayed_aps"] += 1
+            raise DecodeError("APS security", at, f"counter {security.counter} came before")
+        return clear
 
     def _is_duplicate(self, source: int, counter: int, size: int) -> bool:
         recent = self._recent.get(source)
         if recent is None:
             recent = self._recent[source] = deque(maxlen=DUPLICATES_KEPT)
-        if (counter, size) in recent:
+        seen = counter << 8 | size
+        if seen in recent:
             return True
-        recent.append((counter, size))
+        recent.append(seen)
         return False
 
     def _acknowledge(
@@ -381,7 +473,9 @@ class Aps:
         )
         self._link.unicast(peer, aps.encode_header(header), None)
 
-    def _on_fragment(self, source: int, header: aps.Header, frame: Frame) -> None:
+    def _on_fragment(
+        self, source: int, header: aps.Header, frame: Frame, takers: Sequence[int]
+    ) -> None:
         """Keep a block, acknowledge its window when that is whole, hand up the last one's frame."""
         key = (source, header.counter)
         now_us = self._board.now_us
@@ -410,4 +504,8 @@ class Aps:
         if not done and arriving.total and len(arriving.blocks) == arriving.total:
             # Kept until it times out, so that a repeated last block is acknowledged again.
             blocks = [arriving.blocks[n] for n in sorted(arriving.blocks)]
-            self.on_frame(frame._replace(payload=b"".join(blocks)))
+            self.on_frame(frame._replace(payload=b"".join(blocks)), takers)
+
+
+def _ignore(*_: object) -> None:
+    """Until the part that listens is there."""

@@ -5,7 +5,6 @@ Nothing here knows a protocol. Times are microseconds and come from outside.
 
 from __future__ import annotations
 
-import functools
 import heapq
 import random
 from collections import Counter
@@ -61,6 +60,8 @@ class StickSettings:
     strict: bool = True  # a frame reaches an endpoint of its own profile only
     fragmentation: bool = True  # without it a payload over one frame is refused
     revision: int = 20230507  # of the firmware, a date; hosts choose their ways by it
+    # Of the stack, in the node descriptor: a trust centre before 21 exchanges no link keys.
+    stack_revision: int = 22
     scan_us: int = 100_000  # time on a channel for beacons; a real scan takes 15 ms to 4 s
     seed: int = 0
     faults: tuple[Fault, ...] = ()
@@ -110,10 +111,7 @@ class Board:
 
     def respond(self, command: int, data: bytes = b"\x00") -> None:
         """The answer to synchronous request ``command``; by default: success."""
-        if data == b"\x00":
-            self.host.append(_success(command))
-        else:
-            self.host.append(mt.frame(command | mt.RESPONSE, data))
+        self.host.append(mt.frame(command | mt.RESPONSE, data))
 
     # --- the air ----------------------------------------------------------------------------------
 
@@ -163,9 +161,3 @@ class Board:
         """No timer and no transmission survives a reset."""
         self._timers.clear()
         self._fates.clear()
-
-
-@functools.cache
-def _success(command: int) -> bytes:
-    """Half of what hosts are told, so made once."""
-    return mt.frame(command | mt.RESPONSE, b"\x00")

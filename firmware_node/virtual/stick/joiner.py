@@ -18,6 +18,7 @@ from firmware_node.virtual.nv import (
     DEFAULT_LINK_KEY,
     EMPTY_IEEE,
     NO_IEEE,
+    PROVISIONAL,
     AddressRow,
     Item,
     NetworkKey,
@@ -58,7 +59,7 @@ class Joiner:
         role: Callable[[], int],
         state: Callable[[], DeviceState],
         set_state: Callable[[DeviceState], None],
-        on_joined: Callable[[Nib, NetworkKey], None],
+        on_joined: Callable[[Nib, NetworkKey, bytes], None],
         on_failed: Callable[[int], None],
     ) -> None:
         self._board = board
@@ -209,9 +210,9 @@ class Joiner:
         self._board.nv.enter_network(nib, key, command.source)
         self._board.nv.keep_address(AddressRow(0, 0x0000, command.source))
         if link_key != DEFAULT_LINK_KEY:
-            self._board.nv.keep_link_key(command.source, link_key)
+            self._board.nv.keep_joined_key(command.source, link_key, PROVISIONAL)
         self._stop_waiting()
-        self._on_joined(nib, key)
+        self._on_joined(nib, key, link_key)
 
     def _open_key(self, frame: bytes) -> tuple[aps.TransportKey, bytes] | None:
         """The transport key and which of our link keys opened it; None: none did."""

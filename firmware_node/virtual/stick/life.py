@@ -15,6 +15,7 @@ from firmware_node.virtual.air import Fate
 from firmware_node.virtual.nv import EMPTY_IEEE, NO_IEEE, Item, NetworkKey, Nib
 from firmware_node.virtual.stick.aps import Aps
 from firmware_node.virtual.stick.board import SECOND, Board, Timer
+from firmware_node.virtual.stick.exchange import DONE, Exchange
 from firmware_node.virtual.stick.joiner import (
     BDB_NO_NETWORK,
     END_DEVICE,
@@ -45,11 +46,20 @@ ORPHAN_US = (1, 2, 4, 8, 16, 30)  # seconds between attempts to rejoin; the last
 class Life:
     """Commissioning and what follows from it."""
 
-    def __init__(self, board: Board, link: Link, aps_layer: Aps, zdo: Zdo, parent: Parent) -> None:
+    def __init__(
+        self,
+        board: Board,
+        link: Link,
+        aps_layer: Aps,
+        zdo: Zdo,
+        parent: Parent,
+        exchange: Exchange,
+    ) -> None:
         self._board = board
         self._link = link
         self._zdo = zdo
         self._parent = parent
+        self._exchange = exchange
         self.state = DeviceState.INITIALIZED
         self._joiner = Joiner(
             board,
@@ -66,7 +76,7 @@ class Life:
         self._attempts = 0
         link.on_mac = self._on_mac
         link.on_command = self._on_command
-        aps_layer.on_command = parent.on_aps_command
+        aps_layer.on_command = self._on_aps_command
         zdo.on_announce = self._on_announce
         zdo.on_leave = self._on_leave_request
         self.handlers: dict[int, Callable[..., bytes | None]] = {
@@ -174,31 +184,47 @@ class Life:
             self._notify(BDB_RESTORED, mode=0, remaining=FORMATION)
             self._notify(BDB_SUCCESS, mode=FORMATION)
         elif role == ROUTER:
-            self._joined(nib, BDB_RESTORED)
+            self._restored()
         else:
             self._attempts = 0
             self._rejoin()
 
-    def _on_joined(self, nib: Nib, key: NetworkKey) -> None:
+    def _on_joined(self, nib: Nib, key: NetworkKey, joining_key: bytes) -> None:
+        """New in the network; what is left to do is the key exchange."""
         self._link.go_up(nib, key, end_device=self.role == END_DEVICE)
-        self._joined(nib, BDB_SUCCESS)
+        self._enter_network()
+        self._zdo.announce_self(CAPABILITY[self.role])
+        self._exchange.start(joining_key, self._on_exchanged)
+
+    def _on_exchanged(self, status: int) -> None:
+        if status == DONE:
+            self._notify(BDB_SUCCESS)
+            return
+        # A joiner that has no link key of its own must not stay.
+        self._link.command(nwk.RX_ON, nwk.encode_leave(nwk.Leave(False, False, False)))
+        self._forget_network()
+        self._on_failed(status)
 
     def _on_failed(self, status: int) -> None:
         self._link.go_down()
         self._enter(DeviceState.NOT_CONNECTED)
         self._notify(status)
 
-    def _joined(self, nib: Nib, status: int) -> None:
-        """In the network, new or again."""
+    def _restored(self) -> None:
+        """In the network again."""
+        self._enter_network()
+        self._notify(BDB_RESTORED, mode=0)
+        self._zdo.announce_self(CAPABILITY[self.role])
+
+    def _enter_network(self) -> None:
         if self._waiting is not None:
             self._waiting.cancel()
         self._attempts = self._failed_polls = 0
-        end_device = self.role == END_DEVICE
-        self._enter(DeviceState.END_DEVICE if end_device else DeviceState.ROUTER)
-        self._notify(status, mode=_TOLD_MODE if status == BDB_SUCCESS else 0)
-        self._zdo.announce_self(CAPABILITY[self.role])
-        if end_device:
-            self._schedule_poll()
+        if self.role != END_DEVICE:
+            self._enter(DeviceState.ROUTER)
+            return
+        self._enter(DeviceState.END_DEVICE)
+        self._schedule_poll()
 
     def _schedule_poll(self) -> None:
         if self._poll is not None:
@@ -260,6 +286,11 @@ class Life:
             case _:
                 pass
 
+    def _on_aps_command(self, header: nwk.Header, command: bytes, key: bytes | None) -> None:
+        self._exchange.on_command(header, command, key)
+        if key is None:
+            self._parent.on_aps_command(header, command)
+
     def _on_rejoined(self, header: nwk.Header, payload: bytes) -> None:
         if self.state not in (DeviceState.REJOINING, DeviceState.ORPHAN):
             return
@@ -270,7 +301,7 @@ class Life:
         self._board.nv.put_nib(nib)
         self._link.nib = nib
         self._link.tune(nib.channel, nib.pan, short)
-        self._joined(nib, BDB_RESTORED)
+        self._restored()
 
     def _on_leave_request(self, ieee: bytes, options: int) -> int:
         """Mgmt_Leave_req for us: leave after the answer is out."""
@@ -296,11 +327,15 @@ class Life:
         if rejoin:
             self._rejoin()
             return
+        self._forget_network()
+        self._link.go_down()
+        self._enter(DeviceState.NOT_CONNECTED)
+
+    def _forget_network(self) -> None:
+        self._exchange.cancel()
         if self._poll is not None:
             self._poll.cancel()
         self._board.nv.leave_network()
-        self._link.go_down()
-        self._enter(DeviceState.NOT_CONNECTED)
 
     def _on_leave(self, header: nwk.Header, leave: nwk.Leave) -> None:
         if leave.request:

@@ -110,16 +110,24 @@ class Link:
         self, destination: int, payload: bytes, on_fate: OnFate | None, radius: int = 0
     ) -> None:
         """Network data to one node."""
-        self._send(nwk.DATA, destination, payload, on_fate, radius)
+        self._sequence = sequence = self._sequence + 1 & 0xFF
+        head = nwk.encode_data_header(
+            destination, self.nib.address, radius or nwk.RADIUS_DEFAULT, sequence
+        )
+        self._seal_and_transmit(destination, head, payload, on_fate)
 
     def broadcast(self, destination: int, payload: bytes, on_fate: OnFate | None = None) -> None:
         """Network data to 0xFFFC and above."""
-        self._send(nwk.DATA, destination, payload, on_fate, 0)
+        self.unicast(destination, payload, on_fate)
 
     def command(self, destination: int, payload: bytes, on_fate: OnFate | None = None) -> None:
         """A network command, with both EUI-64 as far as known."""
+        self._sequence = sequence = self._sequence + 1 & 0xFF
         to_ieee = self.neighbours.get(destination)
-        self._send(nwk.COMMAND, destination, payload, on_fate, 1, to_ieee, self.ieee)
+        header = nwk.Header(
+            nwk.COMMAND, destination, self.nib.address, 1, sequence, True, to_ieee, self.ieee
+        )
+        self._seal_and_transmit(destination, nwk.encode_header(header), payload, on_fate)
 
     def unsecured(self, destination: int, payload: bytes, on_fate: OnFate) -> None:
         """Network data to a joiner that has no key yet."""
@@ -128,27 +136,9 @@ class Link:
         octets = nwk.encode_header(header) + payload
         self._board.transmit(self._mac(destination, octets), on_fate)
 
-    def _send(
-        self,
-        kind: int,
-        destination: int,
-        payload: bytes,
-        on_fate: OnFate | None,
-        radius: int,
-        to_ieee: bytes | None = None,
-        from_ieee: bytes | None = None,
-    ) -> None:
-        self._sequence = sequence = self._sequence + 1 & 0xFF
-        radius = radius or nwk.RADIUS_DEFAULT
-        header = nwk.Header(
-            kind, destination, self.nib.address, radius, sequence, True, to_ieee, from_ieee
-        )
-        self._seal_and_transmit(header, payload, on_fate)
-
     def _seal_and_transmit(
-        self, header: nwk.Header, payload: bytes, on_fate: OnFate | None
+        self, destination: int, head: bytes, payload: bytes, on_fate: OnFate | None
     ) -> None:
-        head = nwk.encode_header(header)
         counter = self._counter
         self._counter = counter + 1
         if counter >= self._counter_kept + COUNTER_STEP:
@@ -156,7 +146,7 @@ class Link:
         sealed = secure.seal_network(
             self._cipher, head, payload, self.ieee, counter, self.key.sequence
         )
-        self._board.transmit(self._mac(header.destination, head + sealed), on_fate)
+        self._board.transmit(self._mac(destination, sealed), on_fate)
 
     def _keep_counter(self) -> None:
         self._counter_kept = self._counter
@@ -190,9 +180,9 @@ class Link:
             return
         if not self.nib.key_loaded:
             return
-        if secure.network_key_sequence(frame.payload, at) != self.key.sequence:
-            raise DecodeError("network security", at, "another network key")
-        clear, source, counter = secure.open_network(self._cipher, frame.payload, at)
+        clear, source, counter = secure.open_network(
+            self._cipher, frame.payload, at, self.key.sequence
+        )
         if not copy and not self._is_fresh(source, counter):
             self._board.counters["frames_replayed"] += 1
             return
@@ -232,7 +222,8 @@ class Link:
         if self.end_device or header.radius <= 1:
             return
         self._board.counters["frames_forwarded"] += 1
-        self._seal_and_transmit(header._replace(radius=header.radius - 1), clear, None)
+        head = nwk.encode_header(header._replace(radius=header.radius - 1))
+        self._seal_and_transmit(header.destination, head, clear, None)
 
 
 def _ignore(*_: object) -> None:

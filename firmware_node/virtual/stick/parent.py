@@ -13,6 +13,7 @@ from firmware_node.virtual.air import Fate
 from firmware_node.virtual.nv import ASSOCIATED, DEFAULT_LINK_KEY, AddressRow, Item
 from firmware_node.virtual.stick.aps import Aps
 from firmware_node.virtual.stick.board import SECOND, Board, Timer
+from firmware_node.virtual.stick.exchange import Exchange
 from firmware_node.virtual.stick.joiner import SETTLE_US, key_of
 from firmware_node.virtual.stick.link import Link
 from firmware_node.virtual.stick.zdo import Zdo
@@ -28,15 +29,19 @@ JOINED, REJOINED = 1, 0  # statuses of an Update Device command
 class Parent:
     """Children and joiners of one stick."""
 
-    def __init__(self, board: Board, link: Link, aps_layer: Aps, zdo: Zdo) -> None:
+    def __init__(
+        self, board: Board, link: Link, aps_layer: Aps, zdo: Zdo, exchange: Exchange
+    ) -> None:
         self._board = board
         self._link = link
         self._aps = aps_layer
+        self._exchange = exchange
         self.children: dict[bytes, int] = {}
         self._permits = False
         self._permit: Timer | None = None
         self._install_codes_only = False
         self._pending: dict[bytes, int] = {}  # joiners whose response waits for their poll
+        exchange.on_refused = self._send_away
         zdo.on_permit = self.permit
         zdo.children = lambda: [(short, ieee) for ieee, short in self.children.items()]
         self.handlers: dict[int, Callable[..., bytes | None]] = {
@@ -147,6 +152,12 @@ class Parent:
             self._board.counters["joiners_refused"] += 1
             self.forget(ieee)
             return
+        # Keys of an earlier membership count no more.
+        if link_key == DEFAULT_LINK_KEY:
+            nv.forget_tclk(ieee)
+        else:
+            nv.keep_provisional(ieee)
+        self._aps.begin_again(ieee)
         key = self._link.key
         command = aps.TransportKey(key.key, key.sequence, ieee, self._link.ieee)
         frame = self._aps.command_frame(aps.encode_transport_key(command), link_key)
@@ -157,6 +168,13 @@ class Parent:
             self._link.unicast(parent, self._aps.command_frame(tunnel, None), None)
         self._link.neighbours[short] = ieee
         self._board.tell(Cmd.ZDO_TC_DEV_IND, mt.encode(Cmd.ZDO_TC_DEV_IND, short, ieee, parent))
+        self._exchange.expect(ieee)
+
+    def _send_away(self, ieee: bytes) -> None:
+        """Have a joiner leave; its own news of that makes us forget it."""
+        short = self._link.short_of(ieee)
+        if short is not None:
+            self._link.command(short, nwk.encode_leave(nwk.Leave(True, False, False)))
 
     def _send_unsecured(self, short: int, frame: bytes, retries: int) -> None:
         def on_fate(fate: Fate) -> None:
@@ -172,6 +190,7 @@ class Parent:
         if short is not None:
             self._link.neighbours.pop(short, None)
         self._board.nv.forget_address(ieee)
+        self._board.nv.forget_tclk(ieee)
 
     def on_rejoin_request(self, header: nwk.Header) -> None:
         """A device that has the network key comes back, to us as its parent."""
@@ -226,12 +245,11 @@ class Parent:
         self._install_codes_only = only != 0
         return b"\x00"
 
-    def on_aps_command(self, header: nwk.Header, octets: bytes) -> None:
+    def on_aps_command(self, header: nwk.Header, command: bytes) -> None:
         """Update Device, to the trust centre; Tunnel, from it."""
-        payload = octets[2:]
-        if payload[:1] == bytes((aps.UPDATE_DEVICE,)) and self.is_coordinator:
-            self._on_update_device(header.source, aps.decode_update_device(payload))
-        elif payload[:1] == bytes((aps.TUNNEL,)) and header.source == 0x0000:
-            ieee, frame = aps.decode_tunnel(payload)
+        if command[:1] == bytes((aps.UPDATE_DEVICE,)) and self.is_coordinator:
+            self._on_update_device(header.source, aps.decode_update_device(command))
+        elif command[:1] == bytes((aps.TUNNEL,)) and header.source == 0x0000:
+            ieee, frame = aps.decode_tunnel(command)
             if ieee in self.children:
                 self._send_unsecured(self.children[ieee], frame, KEY_RETRIES)

@@ -6,6 +6,7 @@ Source: zigbee-znp.md 2, 3.1, 3.3.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 
 from firmware_node.virtual.nv import ASSOCIATED_DEVICE, EMPTY_IEEE, NO_IEEE, Item
@@ -77,7 +78,6 @@ class System:
             Cmd.UTIL_ASSOC_REMOVE: lambda *_: _OK,
             Cmd.UTIL_ASSOC_ADD: lambda *_: _OK,
             Cmd.APP_CNF_SET_ALLOW_REJOIN_TC_POLICY: lambda *_: _OK,
-            Cmd.APP_CNF_BDB_SET_REQUIRE_KEY_EXCHANGE: lambda *_: _OK,
         }
         if board.nv.product == 1:
             self.handlers |= {
@@ -195,7 +195,8 @@ class System:
     def _link_key_data(self, ieee: bytes) -> bytes:
         key = self._board.nv.link_key(ieee)
         status = Status.FAILURE if key is None else Status.SUCCESS
-        return bytes((status,)) + (key or bytes(16)) + bytes(8)
+        sent, heard = self._board.nv.link_counters(ieee)
+        return bytes((status,)) + (key or bytes(16)) + struct.pack("<II", sent, heard)
 
     # --- who and where ----------------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ CHANNEL_CHANGE, PARAMETERS_CHANGE = 0xFE, 0xFF  # scan durations that are no sca
 
 MANUFACTURER_TI = 0x0007
 BUFFER_SIZE, TRANSFER_MAX = 80, 160  # of the node descriptor, as Z-Stack has them
-_SERVER_STACK_22 = 22 << 9  # server mask: the stack's revision
+_REVISION_SHIFT = 9  # of the stack's revision in the server mask
 _PRIMARY_TRUST_CENTRE = 0x0001
 _MAINS_POWERED = 0xC110
 ENERGY = 0x20  # on every channel
@@ -68,6 +68,7 @@ class Zdo:
         self._bindings: list[bytes] = []
         self._sequence = 0
         self.on_announce: Callable[[Message], None] = lambda message: None
+        self.on_descriptor: Callable[[Message], None] = lambda message: None
         self.on_permit: Callable[[int], None] = lambda seconds: None
         self.on_leave: Callable[[bytes, int], int] = lambda ieee, options: 0
         self.children: Callable[[], list[tuple[int, bytes]]] = list
@@ -153,6 +154,8 @@ class Zdo:
     def _on_message(self, message: Message) -> None:
         self._tell(message)
         if message.cluster & RESPONSE:
+            if message.cluster == NODE_DESC | RESPONSE:
+                self.on_descriptor(message)
             return
         answer = self._answer(message)
         if answer is not None:
@@ -271,7 +274,8 @@ class Zdo:
 
     def _node_descriptor(self) -> bytes:
         role = self.role
-        servers = _SERVER_STACK_22 | (0 if role else _PRIMARY_TRUST_CENTRE)
+        revision = self._board.settings.stack_revision << _REVISION_SHIFT
+        servers = revision | (0 if role else _PRIMARY_TRUST_CENTRE)
         return struct.pack(
             "<BBBHBHHHB",
             role,

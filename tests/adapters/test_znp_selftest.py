@@ -126,6 +126,7 @@ def test_two_right_sticks_pass_every_line_show_no_key_and_are_put_back(
             assert line["exchange"] or line["verdict"] == "cannot tell"
         assert items_of(port, LOGICAL_TYPE, STARTUP_OPTION) == [b"\x01", b"\x00"]
         assert items_of(peer, LOGICAL_TYPE, STARTUP_OPTION) == [b"\x00", b"\x00"]
+        assert items_of(port, 0x0047) == [bytes(8)]  # free to join any network
         assert network_of(port) is None and network_of(peer) is None
 
 
@@ -185,11 +186,17 @@ def test_a_stick_joins_a_network_that_the_operator_opens(tmp_path: Path) -> None
             code = "83fed3407a939723a5c639b26916d505c3b5"  # the one of the ZigBee documents
             async with connected(port) as host:
                 (ieee,) = await host.ask(Cmd.SYS_GET_EXT_ADDR)
+            arguments = ("radio", "selftest", port, "--join", "--install-code", code)
+            run = await start_beside(*arguments, "--json")
+            assert run.stderr is not None
+            request = await run.stderr.readline()
+            await asyncio.sleep(3)  # the first attempt finds nothing
             async with connected(hub) as host:
                 await host.ask(Cmd.APP_CNF_BDB_ADD_INSTALL_CODE, 1, ieee, bytes.fromhex(code))
                 await host.ask(Cmd.ZDO_MGMT_PERMIT_JOIN_REQ, 2, 0, 250, 1)
-            arguments = ("radio", "selftest", port, "--join", "--install-code", code)
-            return await run_beside(*arguments, "--json")
+            out, err = await run.communicate()
+            assert err == b""
+            return run.returncode, out.decode(), request.decode()
 
         code, out, err = asyncio.run(story())
     told = verdicts(json.loads(out))

@@ -15,6 +15,8 @@ from firmware_node.wire.mt import Cmd, Status
 
 CLEAR = 0x03  # STARTUP_OPTION: forget configuration and network at the next start
 STARTUP_OPTION, LOGICAL_TYPE, DIRECT_CALLBACKS = 0x0003, 0x0087, 0x008F
+JOIN_ONLY = 0x0047  # the extended PAN id of the network to join
+ANY_NETWORK = bytes(8)
 COORDINATOR, ROUTER, END_DEVICE = 0, 1, 2  # of LOGICAL_TYPE
 SE_ENDPOINT, HA_ENDPOINT = 1, 2
 SE_PROFILE, HA_PROFILE = 0x0109, 0x0104
@@ -55,6 +57,7 @@ class Bench:
     peer_ieee: bytes = bytes(8)
     short: int | None = None
     formed: bool = False  # the peer leads a network that is open
+    extended_pan: bytes = ANY_NETWORK  # of that network, as it travels
     transaction: int = 0
 
     def the_peer(self) -> Host:
@@ -143,8 +146,10 @@ def new_install_code() -> bytes:
     return code + install_code_crc(code)
 
 
-async def clear(host: Host, logical_type: int) -> None:
+async def clear(host: Host, logical_type: int, join_only: bytes = ANY_NETWORK) -> None:
     """Forget the network, take a role, and start: what the daemon does before it joins.
+
+    ``join_only`` is an extended PAN id, as it travels.
 
     Source: zigbee-znp.md 4.2. The role is written after the memory was cleared, because a build
     may count it as configuration.
@@ -154,6 +159,7 @@ async def clear(host: Host, logical_type: int) -> None:
     await host.put_item(STARTUP_OPTION, b"\x00")
     await host.put_item(LOGICAL_TYPE, bytes((logical_type,)))
     await host.put_item(DIRECT_CALLBACKS, b"\x01")
+    await host.put_item(JOIN_ONLY, join_only)
     await host.reset()
 
 

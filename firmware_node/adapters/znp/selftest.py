@@ -19,8 +19,10 @@ from typing import Any
 
 from firmware_node.adapters.znp import checks_alone, checks_on_air
 from firmware_node.adapters.znp.checks import (
+    ANY_NETWORK,
     CLEAR,
     DIRECT_CALLBACKS,
+    JOIN_ONLY,
     LOGICAL_TYPE,
     STARTUP_OPTION,
     Bench,
@@ -194,6 +196,7 @@ async def _put_back(kept: Sequence[tuple[Host, Mapping[int, bytes | None]]]) -> 
                 value = items[item]
                 if value is not None:
                     await host.put_item(item, value)
+            await host.put_item(JOIN_ONLY, ANY_NETWORK)
             await host.reset()
             option = items[STARTUP_OPTION]
             if option not in (None, b"\x00"):

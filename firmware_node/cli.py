@@ -332,6 +332,24 @@ def _radio_verbs(verbs: Any) -> None:
     air.add_argument("--duplication", type=_share(1), default=0.0)
     air.add_argument("--reordering", type=_share(1), default=0.0)
     air.add_argument("--coalesce-ms", type=_share(1000), default=0.0)
+    listed = _verb(radio, "list", _radio_list, "serial ports, and what may be plugged in there")
+    probe = _verb(radio, "probe", _radio_probe, "what a ZNP stick is; changes nothing in it")
+    selftest = _verb(radio, "selftest", _radio_selftest, "try a stick line by line; erases it")
+    for verb in (probe, selftest):
+        verb.add_argument("port", metavar="PORT", help="a path, or socket://HOST:PORT")
+    on_air = selftest.add_mutually_exclusive_group()
+    on_air.add_argument("--peer", metavar="PORT", help="a second stick, for the on-air lines")
+    selftest.add_argument("--erase", action="store_true", help="also a stick on a network")
+    selftest.add_argument("--keep", action="store_true", help="leave it as the last line does")
+    on_air.add_argument(
+        "--join", action="store_true", help="no peer: join a network that you open for it"
+    )
+    selftest.add_argument("--channel", type=_channel, default=15, help="of the peer's network")
+    selftest.add_argument(
+        "--install-code", metavar="HEX", type=_install_code, help="with or without CRC"
+    )
+    for verb in (listed, probe, selftest):
+        verb.add_argument("--json", action="store_true")
 
 
 _KINDS = ["gb-supplier-signed", "gb-plain", "zigbee"]
@@ -349,6 +367,26 @@ def _address(text: str) -> tuple[str, int]:
     if host and port.isdigit() and int(port) <= 0xFFFF:
         return host.strip("[]"), int(port)
     raise argparse.ArgumentTypeError(f"found {text!r}, expected HOST:PORT")
+
+
+def _channel(text: str) -> int:
+    if text.isdigit() and 11 <= int(text) <= 26:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"found {text!r}, expected 11 to 26")
+
+
+def _install_code(text: str) -> bytes:
+    from firmware_node.crypto import install_code_crc, install_code_key
+
+    try:
+        code = bytes.fromhex(text)
+        code += install_code_crc(code) if len(code) == 16 else b""
+        install_code_key(code)
+        if len(code) == 18:
+            return code
+    except (ValueError, DecodeError):
+        pass
+    raise argparse.ArgumentTypeError("expected 16 octets in hexadecimal, or 18 with their CRC")
 
 
 def _whole(least: int) -> Callable[[str], int]:
@@ -876,6 +914,24 @@ def _radio_virtual(args: argparse.Namespace) -> int:
             ),
         )
     )
+
+
+def _radio_list(args: argparse.Namespace) -> int:
+    from firmware_node.cli_radio import list_ports
+
+    return list_ports(args)
+
+
+def _radio_probe(args: argparse.Namespace) -> int:
+    from firmware_node.cli_radio import probe
+
+    return probe(args)
+
+
+def _radio_selftest(args: argparse.Namespace) -> int:
+    from firmware_node.cli_radio import selftest
+
+    return selftest(args)
 
 
 def _hub_socket(args: argparse.Namespace) -> Path:

@@ -187,14 +187,19 @@ def install_code_key(code: bytes) -> bytes:
     """
     if len(code) not in (8, 10, 14, 18):
         raise DecodeError("install code", len(code), "expected 6, 8, 12 or 16 octets and a CRC")
-    crc = 0xFFFF  # CRC-16/X-25
-    for octet in code[:-2]:
+    if install_code_crc(code[:-2]) != code[-2:]:
+        raise DecodeError("install code", len(code) - 2, "wrong CRC")
+    return aes_mmo(code)
+
+
+def install_code_crc(code: bytes) -> bytes:
+    """The two octets behind an install code: CRC-16/X-25, low octet first."""
+    crc = 0xFFFF
+    for octet in code:
         crc ^= octet
         for _ in range(8):
             crc = crc >> 1 ^ (0x8408 if crc & 1 else 0)
-    if (crc ^ 0xFFFF).to_bytes(2, "little") != code[-2:]:
-        raise DecodeError("install code", len(code) - 2, "wrong CRC")
-    return aes_mmo(code)
+    return (crc ^ 0xFFFF).to_bytes(2, "little")
 
 
 class CcmStar:

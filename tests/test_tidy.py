@@ -47,6 +47,7 @@ MAY_IMPORT = {
     "demo": (*FOUNDATION, "adapters.control_client", "tools.render"),
     "cli": ("",),  # anything
     "cli_dcc": ("",),
+    "cli_radio": ("",),
 }
 # The two that know devices as well as hubs.
 MAY_IMPORT["rig.invariants"] = MAY_IMPORT["rig.fleet"] = ("node.",)
@@ -75,6 +76,7 @@ ONLY_IMPORTED_IN = {
     "signxml": ("tools.duis.signature",),
     "h11": ("adapters.control",),
     "sqlite3": ("adapters.storage",),
+    "serial": ("adapters.znp.ports",),
 }
 # The daemons' drivers: whatever a step raises ends the process, told once. To the replay of a
 # swarm an invariant that broke is the answer.

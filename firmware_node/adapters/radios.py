@@ -111,6 +111,6 @@ def _stick(
         from firmware_node.adapters.znp.radio import ZnpRadio
     except ImportError as error:
         raise EnvironmentFailure(
-            f"radio.type znp needs {error.name}: pip install 'firmware-node[znp]'"
+            f"radio.type znp needs {error.name}: pip install 'firmware-node[radio]'"
         ) from error
     return ZnpRadio(settings, role, entity_id, endpoints, deliver, failed)

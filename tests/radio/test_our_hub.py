@@ -92,7 +92,7 @@ def happened(home: Han, fault: str) -> bool:
             return "is back" in told
         case "fail":
             return all(counted[f"fault_{kind}"] == 1 for kind in kinds)
-    return counted["frames_repeated"] > 0  # the air's copies; what it loses it tells nobody
+    return counted["frames_not_acknowledged"] > 0
 
 
 @needs_tshark

@@ -123,6 +123,8 @@ class Board:
 
     def sent(self, handle: int, fate: Fate) -> None:
         """The air tells a fate; one of before a reset is nobody's any more."""
+        if fate is Fate.NO_ACK:
+            self.counters["frames_not_acknowledged"] += 1
         on_fate = self._fates.pop(handle, None)
         if on_fate is not None:
             on_fate(fate)

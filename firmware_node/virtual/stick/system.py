@@ -28,6 +28,7 @@ CAPABILITIES = (
 )
 READ_MAX = 246  # octets of one answer
 NV_SYSTEM = 1  # Z-Stack's own items
+RX_ON_WHEN_IDLE = 1  # of STACK_TUNE
 _OK = b"\x00"
 _REFUSED = bytes((Status.INVALID_PARAMETER,))
 
@@ -42,6 +43,7 @@ class System:
         self._link = link
         self._life = life
         self._parent = parent
+        self._rx_on = 1
         self.handlers: dict[int, Handler] = {
             Cmd.SYS_PING: lambda: int(CAPABILITIES).to_bytes(2, "little"),
             Cmd.SYS_VERSION: self._version,
@@ -54,7 +56,7 @@ class System:
             Cmd.SYS_OSAL_NV_DELETE: self._nv_delete,
             Cmd.SYS_OSAL_NV_LENGTH: self._nv_length,
             Cmd.SYS_RANDOM: lambda: board.random.randbytes(2),
-            Cmd.SYS_STACK_TUNE: lambda _, value: bytes((value,)),
+            Cmd.SYS_STACK_TUNE: self._tune,
             Cmd.SYS_SET_TX_POWER: lambda *_: _OK,
             Cmd.ZDO_SET_LINK_KEY: self._set_link_key,
             Cmd.ZDO_SEC_ADD_LINK_KEY: self._set_link_key,
@@ -96,6 +98,14 @@ class System:
         revision = self._board.settings.revision.to_bytes(4, "little")
         product = self._board.nv.product
         return bytes((TRANSPORT, product, MAJOR, MINOR, MAINTENANCE)) + revision
+
+    def _tune(self, operation: int, value: int) -> bytes:
+        """Receiver-on-when-idle is set by 0 and 1 and read by anything else."""
+        if operation != RX_ON_WHEN_IDLE:
+            return bytes((value,))
+        if value in (0, 1):
+            self._rx_on = value
+        return bytes((self._rx_on,))
 
     # --- NV memory --------------------------------------------------------------------------------
 

@@ -243,3 +243,23 @@ async def version(app: Any) -> int:
     """What the device says that it runs, not what zigpy remembers."""
     values, _ = await ota_cluster(app).read_attributes(["current_file_version"], allow_cache=False)
     return int(values["current_file_version"])
+
+
+def test_a_device_that_zigpy_removes_leaves_and_joins_again_only_where_it_may() -> None:
+    async def story(home: Han, folder: Path) -> None:
+        async with coordinator(home.port("hub"), **settings(home, folder)) as app:
+            await app.permit(254)
+            home.device("ppmid", 'profile = "lenient"')
+            await interviewed(app)
+            await app.permit(0)
+            await app.remove(IEEE)
+            await until(lambda: "told to leave" in home.errors("ppmid"), LIMIT_S)
+            await until(lambda: home.joined("ppmid") is None, LIMIT_S)
+            await until(lambda: "no network" in home.errors("ppmid"), LIMIT_S)
+            assert home.joined("ppmid") is None
+            await app.permit(254)
+            await until(lambda: home.joined("ppmid") is not None, LIMIT_S)
+
+    with han() as home:
+        run(story(home, on_sticks(home)))
+        check_end(home)

@@ -94,6 +94,13 @@ class QueryRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class SwitchRequested:
+    """The operator tries the switch of an HCALCS; answered by one ``Answer``."""
+
+    closed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RebootRequested:
     """The operator presses the button; answered by one ``Answer``."""
 
@@ -153,6 +160,7 @@ Input = (
     | PeerAnnounced
     | LoadImage
     | QueryRequested
+    | SwitchRequested
     | RebootRequested
     | FactoryResetRequested
     | OfferImage
@@ -178,6 +186,22 @@ class Notify:
 
     name: str
     fields: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SetRelay:
+    """Drive a relay by its configured name; one that is so already stays as it is."""
+
+    name: str
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SetIndicator:
+    """Light an indicator by its name, where such a line is configured."""
+
+    name: str
+    on: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +265,8 @@ class MessageChecked:
 Effect = (
     SendFrame
     | Notify
+    | SetRelay
+    | SetIndicator
     | Reboot
     | EraseAndReboot
     | Answer
@@ -393,4 +419,44 @@ class Entropy(Protocol):
 
     def octets(self, size: int) -> bytes:
         """That many random octets."""
+        ...
+
+
+class LineSpec(NamedTuple):
+    """One output line of a GPIO chip."""
+
+    number: int  # BCM number, which is the offset on the chip
+    active_low: bool = False  # on drives the pin low
+    initial: bool = False  # on or off, from the claim until the first ``set``
+
+
+class RelayPort(Protocol):
+    """Output lines by name; a name is on or off, whatever level that is on the pin."""
+
+    def claim(self, lines: Mapping[str, LineSpec]) -> None:
+        """Take all lines and drive each to its initial state, or take none.
+
+        Raises:
+            EnvironmentFailure: no library, chip or permission, or a line is held by another.
+            ConfigError: two names for one line, or a number that the chip does not have.
+        """
+        ...
+
+    def set(self, name: str, on: bool) -> None:
+        """Switch; a line that is so already sees no edge."""
+        ...
+
+    def get(self, name: str) -> bool:
+        """Whether it is on."""
+        ...
+
+    def release(self, safe_state: Mapping[str, bool] | None) -> None:
+        """Drive the safe state, then let go; a released line may fall back to an input.
+
+        None lets go as it is. Releasing what is not claimed does nothing.
+        """
+        ...
+
+    def describe(self) -> dict[str, object]:
+        """For ``status``: back end, chip, label, and of each line number, state and consumer."""
         ...

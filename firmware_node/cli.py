@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,11 +31,13 @@ Command = Callable[[argparse.Namespace], int]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     args = _parser().parse_args(arguments)
+    from firmware_node.adapters.log_lines import configure_logging  # not before --help
+
     levels = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
     level = levels[0 if args.quiet else min(args.verbose, 2) + 1]
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
     run: Command = args.run
     try:
+        configure_logging(level, args.log_format)
         code = run(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -53,8 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(error: Exception, code: int) -> int:
+    from firmware_node.adapters.log_lines import priority, stderr_is_the_journal
+
     text = " ".join(str(error).split())
-    print(f"firmware-node: {text}", file=sys.stderr)
+    prefix = f"<{priority(logging.ERROR)}>" if stderr_is_the_journal() else ""
+    print(f"{prefix}firmware-node: {text}", file=sys.stderr)
     return code
 
 
@@ -73,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("-v", "--verbose", action="count", default=0, help="log more")
     parser.add_argument("-q", "--quiet", action="store_true", help="log errors only")
+    parser.add_argument("--log-format", **_LOG_FORMAT, default=None)
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
 
     demo = _verb(verbs, "demo", _demo, "a whole HAN on this machine: update a device")
@@ -84,11 +90,18 @@ def _parser() -> argparse.ArgumentParser:
 
     run = _verb(verbs, "run", _run, "the device daemon")
     run.add_argument("config", type=Path)
+    run.add_argument(
+        "--allow-memory-gpio",
+        action="store_true",
+        help="where no GPIO can be had, drive no pin, also on a Raspberry Pi",
+    )
+    run.add_argument("--log-format", **_LOG_FORMAT, default=argparse.SUPPRESS)
     hub = _verb(verbs, "hub", _hub, "the Comms Hub emulator: CONFIG.toml, or 'clock set TIME'")
     hub.add_argument("config", help="configuration file, or the word clock")
     hub.add_argument("rest", nargs="*", help="set TIME, after clock")
     hub.add_argument("--hub", metavar="SOCKET", type=Path)
     hub.add_argument("--json", action="store_true", help="after clock")
+    hub.add_argument("--log-format", **_LOG_FORMAT, default=argparse.SUPPRESS)
 
     _dcc_verbs(verbs)
     _image_verbs(verbs)
@@ -125,6 +138,12 @@ def _parser() -> argparse.ArgumentParser:
     schema = _verb(config, "schema", _config_schema, "the JSON Schema of a configuration")
     schema.add_argument("what", choices=["run", "hub"], nargs="?", default="run")
     return parser
+
+
+_LOG_FORMAT: dict[str, Any] = {
+    "choices": ["text", "json", "journal"],
+    "help": "of log lines; default: text, with <0> to <7> before it where the journal reads",
+}
 
 
 def _verb(verbs: Any, name: str, run: Command, text: str) -> argparse.ArgumentParser:
@@ -195,6 +214,11 @@ def _image_verbs(verbs: Any) -> None:
     mutate.add_argument("file")
     mutate.add_argument("mutation")
     mutate.add_argument("-o", "--output", metavar="FILE", required=True)
+    library = _verb(image, "library", _image_library, "one image of each behaviour, with keys")
+    library.add_argument("directory", type=Path)
+    library.add_argument("--keys", metavar="DIR", help="default: new ones from the seed, beside")
+    library.add_argument("--seed", type=int, default=0)
+    library.add_argument("--size", type=int, default=65536, help="bytes of a manufacturer image")
     load = _verb(image, "load", _image_load, "flash an image into a running daemon's spare bank")
     load.add_argument("file")
     load.add_argument("--activate", action="store_true")
@@ -239,13 +263,22 @@ def _hex_version(text: str) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
     from firmware_node.adapters.daemon import load_factory_image, run_device
-    from firmware_node.config import read_device_config, read_key_folder
+    from firmware_node.adapters.service import Reload
+    from firmware_node.config import DeviceConfig, read_device_config, read_key_folder
     from firmware_node.crypto import Keyring
 
-    config = read_device_config(args.config)
+    def read() -> DeviceConfig:
+        config = read_device_config(args.config)
+        allow = config.gpio.allow_memory or args.allow_memory_gpio
+        return replace(config, gpio=replace(config.gpio, allow_memory=allow))
+
+    config = read()
+    reload = Reload(config, read)
     keyring = Keyring(read_key_folder(config.keys.directory))
-    return run_device(config, load_factory_image(config, keyring), keyring)
+    return run_device(config, load_factory_image(config, keyring), keyring, reload)
 
 
 def _hub(args: argparse.Namespace) -> int:
@@ -254,11 +287,14 @@ def _hub(args: argparse.Namespace) -> int:
             raise ConfigError("usage: firmware-node hub clock set TIME [--hub SOCKET]")
         return _hub_clock(args, args.rest[1])
     from firmware_node.adapters.hub_daemon import run_hub
+    from firmware_node.adapters.service import Reload
     from firmware_node.config import read_hub_config
 
     if args.rest:
         raise ConfigError("usage: firmware-node hub CONFIG.toml")
-    return run_hub(read_hub_config(Path(args.config)))
+    path = Path(args.config)
+    config = read_hub_config(path)
+    return run_hub(config, Reload(config, lambda: read_hub_config(path)))
 
 
 def _hub_clock(args: argparse.Namespace, text: str) -> int:
@@ -487,6 +523,19 @@ def _image_mutate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _image_library(args: argparse.Namespace) -> int:
+    from firmware_node.crypto import Keyring
+    from firmware_node.tools.keys import build_keys
+    from firmware_node.tools.library import build_library
+
+    made = {} if args.keys else build_keys(f"library {args.seed}".encode())
+    keyring = Keyring(made) if made else _keyring(args.keys)
+    files = build_library(keyring, seed=args.seed, size=args.size)
+    _fill(args.directory, files | {f"keys/{name}": data for name, data in made.items()})
+    print(f"{sum(name.endswith('.ota') for name in files)} images in {args.directory}")
+    return 0
+
+
 def _image_load(args: argparse.Namespace) -> int:
     from firmware_node.config import read_image
 
@@ -505,19 +554,26 @@ def _keys_create(args: argparse.Namespace) -> int:
     devices = [*DEVICES, *(EntityId.parse(text) for text in args.device or ())]
     seed = None if args.seed is None else str(args.seed).encode()
     files = build_keys(seed, devices=list(dict.fromkeys(devices)))
+    _fill(args.directory, files)
+    print(f"{len(files)} files in {args.directory}")
+    return 0
+
+
+def _fill(directory: Path, files: Mapping[str, bytes]) -> None:
+    """Write files into an empty folder; private keys for their owner alone."""
     try:
-        args.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if any(args.directory.iterdir()):
-            raise ConfigError(f"{args.directory}: expected an empty folder")
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if any(directory.iterdir()):
+            raise ConfigError(f"{directory}: expected an empty folder")
         for name, data in files.items():
+            path = directory / name
+            path.parent.mkdir(exist_ok=True, mode=0o700)
             mode = 0o600 if name.endswith(".key") else 0o644
-            fd = os.open(args.directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
             with os.fdopen(fd, "wb") as file:
                 file.write(data)
     except OSError as error:
-        raise ConfigError(f"{args.directory}: {error.strerror}") from error
-    print(f"{len(files)} files in {args.directory}")
-    return 0
+        raise ConfigError(f"{directory}: {error.strerror}") from error
 
 
 def _keys_show(args: argparse.Namespace) -> int:

@@ -85,6 +85,38 @@ class ControlSection:
 
 
 @dataclass(frozen=True)
+class LineSection:
+    """``[gpio.relays.NAME]`` or ``[gpio.indicators.NAME]``."""
+
+    line: int  # BCM number, 0 to 53 on a Raspberry Pi
+    active_low: bool = False
+    safe: bool = False  # at start, until the first command, and when the service stops
+
+
+@dataclass(frozen=True)
+class GpioSection:
+    """``[gpio]``."""
+
+    backend: str = "auto"
+    chip: str = ""  # the chip's label; default: a Raspberry Pi's
+    allow_memory: bool = False  # that auto drives no pin on a Raspberry Pi
+    relays: Mapping[str, LineSection] = dataclasses.field(default_factory=dict)
+    indicators: Mapping[str, LineSection] = dataclasses.field(default_factory=dict)
+
+    @property
+    def lines(self) -> Mapping[str, LineSection]:
+        """Every line by its name; ``read_device_config`` sees to it that names differ."""
+        return {**self.indicators, **self.relays}
+
+
+@dataclass(frozen=True)
+class LogSection:
+    """``[log]``; read again on SIGHUP."""
+
+    level: str = ""  # as the command line's -q and -v say
+
+
+@dataclass(frozen=True)
 class HubSection:
     """``[hub]``."""
 
@@ -118,6 +150,8 @@ class DeviceConfig:
     storage: StorageSection = dataclasses.field(default_factory=StorageSection)
     radio: RadioSection = dataclasses.field(default_factory=RadioSection)
     control: ControlSection = dataclasses.field(default_factory=ControlSection)
+    gpio: GpioSection = dataclasses.field(default_factory=GpioSection)
+    log: LogSection = dataclasses.field(default_factory=LogSection)
     ota: OtaSettings = dataclasses.field(default_factory=OtaSettings)
     activation: ActivationSettings = dataclasses.field(default_factory=ActivationSettings)
 
@@ -147,6 +181,7 @@ class HubConfig:
     keys: KeysSection
     dcc: DccSection = dataclasses.field(default_factory=DccSection)
     radio: RadioSection = dataclasses.field(default_factory=RadioSection)
+    log: LogSection = dataclasses.field(default_factory=LogSection)
 
 
 # A key by its dotted name, and the words or the numbers it takes.
@@ -158,6 +193,8 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "radio.role": ["end-device", "router"],
     "radio.profile": ["strict", "lenient"],
     "dcc.request_signature": ["warn", "require"],
+    "gpio.backend": ["auto", "gpiod", "rpi-gpio", "memory", "none"],
+    "log.level": ["error", "warning", "info", "debug"],
 }
 RANGES: Mapping[str, tuple[int, int]] = {
     "device.manufacturer_code": (0, 0xFFFF),
@@ -182,6 +219,8 @@ def read_device_config(path: Path) -> DeviceConfig:
         ConfigError: one line: file, line, what was found, what is expected.
     """
     config = _read(path, DeviceConfig)
+    if both := set(config.gpio.relays) & set(config.gpio.indicators):
+        raise ConfigError(f"{path}: gpio: {min(both)} is both a relay and an indicator")
     radio = _checked_radio(path, config.radio)
     storage, control = config.storage, config.control
     if not storage.directory:
@@ -346,6 +385,11 @@ def _value(text: _Text, name: str, value: Any, hint: Any) -> Any:
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: found {_found(value)}, expected a table")
         return _build(text, f"{name}.", value, hint)
+    if get_origin(hint) is Mapping:  # tables by names of the operator's choice
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: found {_found(value)}, expected tables by name")
+        kind = get_args(hint)[1]
+        return {key: _value(text, f"{name}.{key}", entry, kind) for key, entry in value.items()}
     if get_origin(hint) is tuple:
         if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
             raise ConfigError(f"{where}: found {_found(value)}, expected a list of strings")
@@ -393,6 +437,10 @@ def _schema_of(kind: Any, prefix: str) -> dict[str, Any]:
         name, hint = f"{prefix}{item.name}", _without_none(hints[item.name])
         if dataclasses.is_dataclass(hint):
             properties[item.name] = _schema_of(hint, f"{name}.")
+            continue
+        if get_origin(hint) is Mapping:
+            entry = _schema_of(get_args(hint)[1], f"{name}.*.")
+            properties[item.name] = {"type": "object", "additionalProperties": entry}
             continue
         if get_origin(hint) is tuple:
             shape: dict[str, Any] = {"type": "array", "items": {"type": "string"}}

@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "tools.": (*FOUNDATION, "wire.", "crypto", "sealing", "config"),
     "tools.render": (),  # how things look needs none of them
     "adapters.": (*FOUNDATION, "boundary", "wire.", "crypto", "config"),
+    "adapters.gpio.": (*FOUNDATION, "boundary"),
     "adapters.daemon": ("node.",),  # the drivers know their machines
     "adapters.hub_daemon": ("rig.", "tools.duis", "sealing"),
     "demo": (*FOUNDATION, "adapters.control_client", "tools.render"),

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,7 +26,11 @@ from firmware_node.adapters.driver import (
     notify_systemd,
     now_ms,
     on_signals,
+    reloading,
 )
+from firmware_node.adapters.gpio import open_lines
+from firmware_node.adapters.gpio.memory_lines import NoLines
+from firmware_node.adapters.service import device_words, tell_status
 from firmware_node.adapters.storage import FileStorage
 from firmware_node.adapters.virtual_radio import AirClient
 from firmware_node.boundary import (
@@ -35,12 +39,16 @@ from firmware_node.boundary import (
     EraseAndReboot,
     FactoryResetRequested,
     Input,
+    LineSpec,
     LoadImage,
     Notify,
     QueryRequested,
     Reboot,
     RebootRequested,
+    RelayPort,
     SendFrame,
+    SetIndicator,
+    SetRelay,
     Started,
 )
 from firmware_node.config import DeviceConfig, read_image
@@ -58,11 +66,16 @@ FACTORY_BODY_SIZE = 1024  # bytes; it only has to be there
 _log = logging.getLogger(__name__)
 
 
-def run_device(config: DeviceConfig, factory_image: bytes, keyring: Keyring) -> int:
-    """Run until stopped; the exit code. Does not return when the device restarts."""
+def run_device(
+    config: DeviceConfig, factory_image: bytes, keyring: Keyring, reload: Callable[[], None]
+) -> int:
+    """Run until stopped; the exit code. Does not return when the device restarts.
+
+    ``reload`` is what SIGHUP asks for.
+    """
     _check_keys(config, keyring)
     storage = FileStorage(Path(config.storage.directory), config.storage.bank_size)
-    daemon = DeviceDaemon(config, storage, keyring, factory_image)
+    daemon = DeviceDaemon(config, storage, keyring, factory_image, reload)
     try:
         code = asyncio.run(daemon.main())
     finally:
@@ -99,8 +112,10 @@ class DeviceDaemon:
         storage: FileStorage,
         keyring: Keyring,
         factory_image: bytes,
+        reload: Callable[[], None],
     ) -> None:
         self._config = config
+        self._reload = reload
         self._storage = storage
         self._settings = config.settings()
         self._device = Device(
@@ -114,6 +129,7 @@ class DeviceDaemon:
             Path(config.radio.air), self._settings.entity_id, self._driver.deliver
         )
         self._control = ControlServer(Path(config.control.socket), self._handle)
+        self._gpio: RelayPort = NoLines()
         self._answer: Answer | None = None
         self._stopping: asyncio.Future[int] | None = None
         self._error: BaseException | None = None
@@ -121,18 +137,40 @@ class DeviceDaemon:
         self.restart: str | None = None
 
     async def main(self) -> int:
+        """Run with the GPIO lines claimed, and leave them in their safe state; the exit code.
+
+        A restart in place lets go of them too: what begins again drives them anew.
+        """
+        gpio = self._config.gpio
+        specs = {name: LineSpec(x.line, x.active_low, x.safe) for name, x in gpio.lines.items()}
+        self._gpio = open_lines(gpio.backend, specs, chip=gpio.chip, allow_memory=gpio.allow_memory)
+        try:
+            return await self._run()
+        finally:
+            self._gpio.release({name: section.safe for name, section in gpio.lines.items()})
+
+    async def _run(self) -> int:
         """Start, say that we are ready, run until something ends us."""
         self._stopping = asyncio.get_running_loop().create_future()
-        on_signals(self._on_signal)
+        on_signals(self._on_signal, self._on_reload)
         self._driver.deliver(Started())
         if not self._stopping.done():
             await self._control.open()
-            notify_systemd("READY=1\nSTATUS=running")
+            notify_systemd(f"READY=1\nSTATUS={self._words()}")
             _log.warning("ready")
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._radio.run()), group.create_task(feed_watchdog())]
+            tasks = [
+                group.create_task(self._radio.run()),
+                group.create_task(feed_watchdog()),
+                group.create_task(tell_status(self._words, notify_systemd)),
+            ]
             code = await self._stopping
-            notify_systemd("STOPPING=1")
+            # A restart in place is no stop: told STOPPING, systemd would kill what comes after it.
+            notify_systemd(
+                "STOPPING=1\nSTATUS=stopping"
+                if self.restart is None
+                else f"{reloading()}\nSTATUS=restarting: {self.restart}"
+            )
             for task in tasks:
                 task.cancel()
         self._driver.stop()
@@ -147,6 +185,14 @@ class DeviceDaemon:
         self.restart = None
         self._driver.stop()
         self._stop(code)
+
+    def _on_reload(self) -> None:
+        notify_systemd(reloading())
+        self._reload()
+        notify_systemd(f"READY=1\nSTATUS={self._words()}")
+
+    def _words(self) -> str:
+        return device_words(self._device.status(now_ms()))
 
     def _stop(self, code: int) -> None:
         if self._stopping is not None and not self._stopping.done():
@@ -166,6 +212,9 @@ class DeviceDaemon:
                     self._rate = (time.monotonic(), int(effect.fields["file_offset"] or 0))
             case Answer():
                 self._answer = effect
+            case SetRelay(name=name, on=on) | SetIndicator(name=name, on=on):
+                if name in self._config.gpio.lines:
+                    self._gpio.set(name, on)
             case Reboot(reason=reason):
                 self._restart(reason)
             case EraseAndReboot():
@@ -228,6 +277,7 @@ class DeviceDaemon:
             if done > 0 and seconds > 0:
                 left = upgrade["total_size"] - upgrade["file_offset"]
                 upgrade["eta_seconds"] = round(left * seconds / done, 1)
+        status["gpio"] = self._gpio.describe()
         status["pid"] = os.getpid()
         return status
 

@@ -135,7 +135,8 @@ class Events:
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self._kept.append({"n": self._number, "at": at, "name": note.name, **note.fields})
         level = logging.WARNING if note.name.endswith(_DEGRADED) else logging.INFO
-        _log.log(level, "%s %s", note.name, " ".join(f"{k}={v}" for k, v in note.fields.items()))
+        text = " ".join(f"{k}={v}" for k, v in note.fields.items())
+        _log.log(level, "%s %s", note.name, text, extra={"notification": note})
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -172,6 +173,11 @@ def notify_systemd(text: str) -> None:
         _log.warning("NOTIFY_SOCKET: %s", error)
 
 
+def reloading() -> str:
+    """What is told while the daemon is not ready for a moment; READY=1 ends it."""
+    return f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}"
+
+
 async def feed_watchdog() -> None:
     """WATCHDOG=1 from the event loop at half of WATCHDOG_USEC."""
     interval_us = int(os.environ.get("WATCHDOG_USEC", "0"))
@@ -182,8 +188,9 @@ async def feed_watchdog() -> None:
         await asyncio.sleep(interval_us / 2_000_000)
 
 
-def on_signals(stop: Callable[[int], None]) -> None:
-    """Call ``stop`` with the exit code on SIGTERM (0) and SIGINT (130)."""
+def on_signals(stop: Callable[[int], None], reload: Callable[[], None]) -> None:
+    """Call ``stop`` with the exit code on SIGTERM (0) and SIGINT (130), ``reload`` on SIGHUP."""
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop, 0)
     loop.add_signal_handler(signal.SIGINT, stop, 130)
+    loop.add_signal_handler(signal.SIGHUP, reload)

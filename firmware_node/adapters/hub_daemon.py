@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,9 @@ from firmware_node.adapters.driver import (
     notify_systemd,
     now_ms,
     on_signals,
+    reloading,
 )
+from firmware_node.adapters.service import hub_words, tell_status
 from firmware_node.adapters.virtual_radio import AirServer
 from firmware_node.boundary import (
     CarryMessage,
@@ -58,10 +60,10 @@ _FAILED = ("discarded", "hardware_mismatch", "transfer_failed", "unknown_device"
 _log = logging.getLogger(__name__)
 
 
-def run_hub(config: HubConfig) -> int:
-    """Run until stopped; the exit code."""
+def run_hub(config: HubConfig, reload: Callable[[], None]) -> int:
+    """Run until stopped; the exit code. ``reload`` is what SIGHUP asks for."""
     keyring = Keyring(read_key_folder(config.keys.directory))
-    return asyncio.run(HubDaemon(config, keyring).main())
+    return asyncio.run(HubDaemon(config, keyring, reload).main())
 
 
 def utc_now() -> int:
@@ -72,8 +74,9 @@ def utc_now() -> int:
 class HubDaemon:
     """One life of the process."""
 
-    def __init__(self, config: HubConfig, keyring: Keyring) -> None:
+    def __init__(self, config: HubConfig, keyring: Keyring, reload: Callable[[], None]) -> None:
         self._config = config
+        self._reload = reload
         self._keyring = keyring
         self._acb = _acb(config, keyring)
         hub_id = EntityId.parse(config.hub.entity_id)
@@ -97,21 +100,34 @@ class HubDaemon:
     async def main(self) -> int:
         """Open air and socket, say that we are ready, run until something ends us."""
         self._stopping = asyncio.get_running_loop().create_future()
-        on_signals(self._stop)
+        on_signals(self._stop, self._on_reload)
         await self._radio.open()
         self._driver.deliver(Started())
         await self._control.open()
-        notify_systemd("READY=1\nSTATUS=serving")
+        notify_systemd(f"READY=1\nSTATUS={self._words()}")
         _log.warning("ready")
-        watchdog = asyncio.create_task(feed_watchdog())
+        tasks = [
+            asyncio.create_task(feed_watchdog()),
+            asyncio.create_task(tell_status(self._words, notify_systemd)),
+        ]
         code = await self._stopping
-        watchdog.cancel()
+        notify_systemd("STOPPING=1\nSTATUS=stopping")
+        for task in tasks:
+            task.cancel()
         self._driver.stop()
         self._control.close()
         self._radio.close()
         if self._error is not None:
             raise self._error
         return code
+
+    def _on_reload(self) -> None:
+        notify_systemd(reloading())
+        self._reload()
+        notify_systemd(f"READY=1\nSTATUS={self._words()}")
+
+    def _words(self) -> str:
+        return hub_words(self._hub.status(now_ms()))
 
     def _stop(self, code: int) -> None:
         if self._stopping is not None and not self._stopping.done():

@@ -12,6 +12,7 @@ from firmware_node.config import (
     KEY_FILE_MAX,
     DeviceConfig,
     HubConfig,
+    LineSection,
     read_config,
     read_device_config,
     read_hub_config,
@@ -194,6 +195,48 @@ def test_an_image_file_is_limited_in_size(tmp_path: Path) -> None:
         read_image(str(tmp_path))
     path.write_bytes(b"image")
     assert read_image(str(path)) == b"image"
+
+
+RELAYS = """\
+[gpio]
+backend = "gpiod"
+[gpio.relays.main]
+line = 17
+active_low = true
+[gpio.indicators.joined]
+line = 5
+safe = true
+"""
+
+
+def test_lines_have_the_names_that_the_operator_gave_them(file: Path) -> None:
+    file.write_text(DEVICE + RELAYS)
+    gpio = read_device_config(file).gpio
+    assert gpio.relays == {"main": LineSection(17, active_low=True)}
+    assert gpio.lines == {**gpio.relays, "joined": LineSection(5, safe=True)}
+    file.write_text(DEVICE)
+    assert read_device_config(file).gpio.lines == {}
+
+
+@pytest.mark.parametrize(
+    ("found", "instead", "reason"),
+    [
+        ("line = 17", "lnie = 17", ":20: unknown key gpio.relays.main.lnie; the nearest"),
+        ("line = 17\n", "", ":19: missing key gpio.relays.main.line"),
+        ("indicators.joined", "indicators.main", "main is both a relay and an indicator"),
+        ('"gpiod"', '"sysfs"', "found 'sysfs', expected auto or gpiod"),
+        ("[gpio.relays.main]\nline = 17\nactive_low = true", "relays = 5", "tables by name"),
+    ],
+)
+def test_a_mistake_in_a_line_is_one_line_too(
+    file: Path, found: str, instead: str, reason: str
+) -> None:
+    assert found in RELAYS
+    file.write_text(DEVICE + RELAYS.replace(found, instead))
+    with pytest.raises(ConfigError) as refused:
+        read_device_config(file)
+    assert reason in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_the_schema_tells_choices_ranges_and_defaults() -> None:

@@ -112,16 +112,23 @@ class FactoryResetRequested:
 
 @dataclass(frozen=True, slots=True)
 class OfferImage:
-    """To a hub: serve this OTA file to these devices (SR 11.1, SR 11.4)."""
+    """To a hub: serve this OTA file to these devices (SR 11.1, SR 11.4).
+
+    To the head end: alerts about these devices belong to this request from now on.
+    """
 
     request_id: str
     ota_file: bytes
     devices: tuple[EntityId, ...]
+    out_of_band: bool = False  # activated by CS06, never by the hub (SR 11.1; gbcs.md 6.2)
 
 
 @dataclass(frozen=True, slots=True)
 class CarryMessage:
-    """To a hub: take this GBCS message to its recipient through the tunnel."""
+    """To a hub: take this GBCS message to its recipient through the tunnel.
+
+    To the head end: the same, and match its answer.
+    """
 
     recipient: EntityId
     message: bytes
@@ -151,6 +158,14 @@ class ReadVersion:
     device: EntityId
 
 
+@dataclass(frozen=True, slots=True)
+class SendSigned:
+    """To the head end: add the MAC to a signed Pre-Command and carry it (SR 11.3)."""
+
+    request_id: str
+    message: bytes  # from DF to the end of the User's signature
+
+
 Input = (
     Started
     | NetworkUp
@@ -168,6 +183,7 @@ Input = (
     | SetClock
     | MessageArrived
     | ReadVersion
+    | SendSigned
 )
 
 # --- effects ------------------------------------------------------------------------------------
@@ -178,6 +194,76 @@ class SendFrame(NamedTuple):
 
     frame: Frame
     tag: int = 0
+
+
+# Every name that a ``Notify`` has, along the way of an image, and what it tells.
+NOTIFICATIONS: Mapping[str, str] = {
+    "server_found": "an OTA server answered the search",
+    "server_lost": "it is silent and is searched again",
+    "image_notified": "Image Notify came",
+    "image_query_answered": "there is no image for us",
+    "image_offered": "an offer is taken",
+    "offer_ignored": "it is the version that runs, or the one held",
+    "offer_refused": "it cannot be taken",
+    "frame_refused": "a frame was malformed or unknown",
+    "download_started": "at this offset",
+    "download_progress": "the first block, every 64 KiB, the last block",
+    "download_waiting": "the server asks to wait",
+    "download_paused": "the disk is full",
+    "download_kept": "a restart found a part of a file",
+    "download_aborted": "it is given up",
+    "block_retried": "an answer was wrong or did not come",
+    "pages_given_up": "from now on by blocks",
+    "image_verified": "a bank holds it",
+    "image_loaded": "the operator flashed it",
+    "upgrade_end_sent": "the server is told how the download ended",
+    "upgrade_end_unanswered": "and says nothing",
+    "upgrade_kept": "a restart found a verified image",
+    "activation_scheduled": "the server gave a time",
+    "activation_held": "the server gave none",
+    "image_activated": "the banks have switched",
+    "restarting": "the process begins again",
+    "image_running": "it has begun",
+    "self_test": "of an image on trial",
+    "image_crashed": "as its manifest says",
+    "image_confirmed": "the trial is over",
+    "image_reverted": "the former image runs again",
+    "upgrade_failed": "what ``last_failure`` keeps",
+    "tunnel_opened": "by the hub",
+    "tunnel_refused": "what was asked for cannot be had",
+    "tunnel_closed": "by the hub",
+    "tunnel_lost": "the hub does not know it",
+    "tunnel_expired": "it was idle too long",
+    "command_accepted": "a GBCS command was good, and its counter is spent",
+    "command_refused": "a GBCS command was not",
+    "activation_pending": "a future-dated activation waits for its time",
+    "activation_cancelled": "by a command; something may have been pending",
+    "log_entry": "the device's own security or event log has one more",
+    "message_queued": "it waits in the outbox",
+    "message_withheld": "it cannot be signed or counted",
+    "message_delivered": "the hub has it",
+    "message_undelivered": "it is sent again later",
+    "message_lost": "its record is unreadable",
+    "esme_found": "an ESME serves load control, and is obeyed from now on",
+    "esme_lost": "it is silent and is searched again",
+    "load_event": "a load control event has this status now",
+    "switch_moved": "the switch of an HCALCS, and what commanded it",
+    "switch_failed": "the running firmware did not move it",
+    "provisioned": "an empty state directory was filled",
+    "bank_fault": "what a bank holds does not verify",
+    "running_other_bank": "because of that",
+    "factory_image_restored": "because neither bank verified",
+    "nothing_to_run": "and the factory image may not run",
+    "record_lost": "a one-way value has one home left",
+    "records_lost": "the database was salvaged",
+    "boot_record_rebuilt": "from what the banks hold",
+    "counters_lost": "nothing that counts is sent or taken",
+    "device_announced": "to the hub: it joined",
+    "image_discarded": "by the hub: it is no OTA file",
+    "load_event_reported": "to the hub's ESME: by a device",
+    "load_event_not_scheduled": "by the hub's ESME: the device has too many",
+    "message_malformed": "to the head end: it is no GBCS message",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +342,8 @@ class MessageChecked:
     message_code: int
     kind: str  # command, response or alert
     originator: EntityId
+    recipient: EntityId
+    counter: int  # of the grouping header
     alert_code: int | None
     signature: str
     mac: str

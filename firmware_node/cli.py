@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
+import io
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,25 +27,27 @@ from firmware_node.errors import (
     StorageError,
 )
 
+RESTART_LIMIT_S = 5  # a daemon that is silent longer has not just restarted
 Command = Callable[[argparse.Namespace], int]
+HELP_WIDTH = 80  # columns
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
-    args = _parser().parse_args(arguments)
-    from firmware_node.adapters.log_lines import configure_logging  # not before --help
-
-    levels = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
-    level = levels[0 if args.quiet else min(args.verbose, 2) + 1]
-    run: Command = args.run
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may be any octets
     try:
-        configure_logging(level, args.log_format)
+        args = _parser().parse_args(arguments)
+        levels = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
+        level = levels[0 if args.quiet else min(args.verbose, 2) + 1]
+        _configure_logging(level, args.log_format)
+        run: Command = args.run
         code = run(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader of our output went away
+        _give_up_stdout()  # who read our output went away
         return 0
     except (ConfigError, DecodeError, KeyMissingError) as error:
         return _complain(error, 2)
@@ -51,20 +55,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(error, 3)
     except FirmwareNodeError as error:
         return _complain(error, 1)
+    except OSError as error:  # what no command foresaw: the disk under stdout is full, …
+        _give_up_stdout()
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{where}{error.strerror or error}", 3)
     return code
 
 
-def _complain(error: Exception, code: int) -> int:
+def _configure_logging(level: int, log_format: str | None) -> None:
+    from firmware_node.adapters.log_lines import configure_logging  # not before --help
+
+    configure_logging(level, log_format)
+
+
+def _give_up_stdout() -> None:
+    """What is still buffered must not fail once more when the interpreter ends."""
+    with contextlib.suppress(OSError):  # a stdout that is no file has no descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _complain(error: Exception | str, code: int) -> int:
     from firmware_node.adapters.log_lines import priority, stderr_is_the_journal
+    from firmware_node.tools.render import printable
 
-    text = " ".join(str(error).split())
     prefix = f"<{priority(logging.ERROR)}>" if stderr_is_the_journal() else ""
-    print(f"{prefix}firmware-node: {text}", file=sys.stderr)
+    print(f"{prefix}firmware-node: {printable(' '.join(str(error).split()))}", file=sys.stderr)
     return code
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Of a fixed width: argparse asks for the terminal's at every argument that is declared."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=HELP_WIDTH)
 
 
 class _Parser(argparse.ArgumentParser):
     """A wrong argument is one line, as every other error."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=_Formatter, **options)
 
     def error(self, message: str) -> NoReturn:
         """See ``argparse``."""
@@ -82,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
 
     demo = _verb(verbs, "demo", _demo, "a whole HAN on this machine: update a device")
-    demo.add_argument("--device", choices=["ppmid", "hcalcs", "all"], default="ppmid")
+    demo.add_argument("--device", choices=["ppmid", "hcalcs", "all"], default="all")
     demo.add_argument("--size", type=int, default=65536, help="bytes of the manufacturer image")
     demo.add_argument("--keep", metavar="DIR", help="leave everything in DIR")
     demo.add_argument("--seed", type=int, default=0)
@@ -132,11 +162,17 @@ def _parser() -> argparse.ArgumentParser:
                 help="that version by name (Query Specific File)",
             )
 
+    rig = _group(verbs, "rig", "the world in which devices are tested")
+    replay = _verb(rig, "replay", _rig_replay, "the run of one seed: what it draws, how it went")
+    replay.add_argument("seed", type=int)
+    replay.add_argument("--json", action="store_true")
     config = _group(verbs, "config", "check a configuration, or tell what one may hold")
     check = _verb(config, "check", _config_check, "read a device's or hub's configuration")
     check.add_argument("file", type=Path)
+    check.add_argument("--json", action="store_true")
     schema = _verb(config, "schema", _config_schema, "the JSON Schema of a configuration")
     schema.add_argument("what", choices=["run", "hub"], nargs="?", default="run")
+    schema.add_argument("--json", action="store_true", help="as it always is")
     return parser
 
 
@@ -164,16 +200,31 @@ def _dcc_verbs(verbs: Any) -> None:
     send.add_argument("--hub", metavar="SOCKET", type=Path)
     send.add_argument("--wait", action="store_true", help="until every device has answered")
     send.add_argument("--timeout", type=int, metavar="SECONDS", help="with --wait: no longer than")
-    send.add_argument("--pre-command-only", action="store_true")
+    send.add_argument(
+        "--pre-command-only", action="store_true", help="11.3: print the Pre-Command, sign nothing"
+    )
+    send.add_argument(
+        "--keys", metavar="DIR", help="11.3: sign with the User's key here, not with the hub's"
+    )
+    send.add_argument(
+        "--to", metavar="ID", help="carry FILE to this device, whether it is a GBCS message or not"
+    )
+    send.add_argument("--xml", metavar="DIR", type=Path, help="write each DUIS answer as a file")
     send.add_argument("--json", action="store_true")
     request = _verb(dcc, "request", _dcc_request, "write a signed service request")
-    request.add_argument("service", choices=["11.2", "11.4"])
-    request.add_argument("--image", metavar="FILE")
+    request.add_argument("service", choices=["11.1", "11.2", "11.3", "11.4"])
+    request.add_argument("--image", metavar="FILE", help="11.1, 11.4: the OTA file")
+    request.add_argument("--hash", metavar="H", help="11.3: of the manufacturer image")
+    request.add_argument(
+        "--from", dest="from_file", metavar="FILE", help="11.3: the same, from an OTA file or SR"
+    )
+    request.add_argument("--at", metavar="TIME|cancel", help="11.3: later, or no longer")
     request.add_argument("--devices", metavar="IDS", required=True, help="comma-separated")
     request.add_argument("--keys", metavar="DIR", required=True)
     request.add_argument("--user", default="90-B3-D5-1F-30-01-00-00")
     request.add_argument("--counter", type=int, help="default: the clock, in milliseconds")
     request.add_argument("-o", "--output", metavar="FILE", default="-")
+    request.add_argument("--json", action="store_true", help="tell of FILE")
 
 
 def _image_verbs(verbs: Any) -> None:
@@ -194,7 +245,7 @@ def _image_verbs(verbs: Any) -> None:
     build.add_argument("--date-code", default="")
     build.add_argument("--bad-self-test", action="store_true")
     build.add_argument("--startup-ms", type=int, default=0)
-    build.add_argument("--crash-after-ms", type=int)
+    build.add_argument("--crash-after-ms", type=int, help="after it is up")
     build.add_argument("--never-confirms", action="store_true")
     build.add_argument("--faulty-switch", action="store_true")
     build.add_argument("--seed", type=int, default=0)
@@ -212,13 +263,16 @@ def _image_verbs(verbs: Any) -> None:
         verb.add_argument("--json", action="store_true")
     mutate = _verb(image, "mutate", _image_mutate, "a named bad image")
     mutate.add_argument("file")
-    mutate.add_argument("mutation")
+    mutate.add_argument("mutation", help="how it is spoilt; a wrong name lists them")
+    mutate.add_argument("--seed", type=int, default=0, help="which bit a flipped-bit flips")
     mutate.add_argument("-o", "--output", metavar="FILE", required=True)
     library = _verb(image, "library", _image_library, "one image of each behaviour, with keys")
     library.add_argument("directory", type=Path)
     library.add_argument("--keys", metavar="DIR", help="default: new ones from the seed, beside")
     library.add_argument("--seed", type=int, default=0)
     library.add_argument("--size", type=int, default=65536, help="bytes of a manufacturer image")
+    for verb in (build, sign, mutate, library):
+        verb.add_argument("--json", action="store_true", help="tell of what is written")
     load = _verb(image, "load", _image_load, "flash an image into a running daemon's spare bank")
     load.add_argument("file")
     load.add_argument("--activate", action="store_true")
@@ -232,14 +286,36 @@ def _key_verbs(verbs: Any) -> None:
     create.add_argument("directory", type=Path)
     create.add_argument("--seed", help="the same keys every time")
     create.add_argument("--device", action="append", help="a further device's entity id")
+    create.add_argument(
+        "--days",
+        type=int,
+        help="how long organisations' certificates hold; with --seed from 2020",
+    )
+    create.add_argument("--json", action="store_true")
     show = _verb(keys, "show", _keys_show, "what a key folder holds")
     show.add_argument("directory")
     show.add_argument("--json", action="store_true")
-    gbcs = _group(verbs, "gbcs", "read GBCS messages")
-    decode = _verb(gbcs, "decode", _gbcs_decode, "decode and verify")
-    decode.add_argument("paths", nargs="+", metavar="PATH")
-    decode.add_argument("--keys", metavar="DIR")
-    decode.add_argument("--json", action="store_true")
+    gbcs = _group(verbs, "gbcs", "read GBCS messages, and make bad ones")
+    decode = _verb(gbcs, "decode", _gbcs_decode, "what messages say, and whether they hold")
+    verify = _verb(gbcs, "verify", _gbcs_verify, "whether all of them hold; a table by use case")
+    for verb in (decode, verify):
+        verb.add_argument("paths", nargs="+", metavar="PATH", help="file, folder, or - for stdin")
+        verb.add_argument("--json", action="store_true")
+    verify.add_argument(
+        "--strict", action="store_true", help="a missing key or a broken payload is a no as well"
+    )
+    verify.add_argument(
+        "--check-validity", action="store_true", help="a certificate outside its dates is a no"
+    )
+    mutate = _verb(gbcs, "mutate", _gbcs_mutate, "a named bad message from a good one")
+    mutate.add_argument("name", metavar="NAME", nargs="?", help="--list tells them")
+    mutate.add_argument("file", metavar="FILE", nargs="?")
+    mutate.add_argument("--list", action="store_true", help="every name, and what a device answers")
+    mutate.add_argument("-o", "--output", metavar="OUT", default="-", help="hexadecimal digits")
+    mutate.add_argument("--json", action="store_true", help="with -o: which file, how many bytes")
+    for verb in (decode, verify, mutate):
+        verb.add_argument("--keys", metavar="DIR")
+        verb.add_argument("--at", metavar="TIME", type=_moment, help="judge dates then, not now")
 
 
 _KINDS = ["gb-supplier-signed", "gb-plain", "zigbee"]
@@ -250,6 +326,24 @@ def _number(text: str) -> int:
         if 0 <= int(text, 0) <= 0xFFFF:
             return int(text, 0)
     raise argparse.ArgumentTypeError(f"found {text!r}, expected 0 to 0xFFFF")
+
+
+def _moment(text: str) -> int:
+    """RFC 3339 as seconds since 2000-01-01."""
+    from datetime import UTC, datetime
+
+    with contextlib.suppress(ValueError):
+        moment = datetime.fromisoformat(text)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return int((moment - datetime(2000, 1, 1, tzinfo=UTC)).total_seconds())
+    raise argparse.ArgumentTypeError(f"found {text!r}, expected RFC 3339")
+
+
+def _now(args: argparse.Namespace) -> int:
+    """``--at``, or the clock, in seconds since 2000-01-01."""
+    import time
+
+    return int(time.time()) - 946_684_800 if args.at is None else args.at
 
 
 def _hex_version(text: str) -> int:
@@ -277,7 +371,7 @@ def _run(args: argparse.Namespace) -> int:
 
     config = read()
     reload = Reload(config, read)
-    keyring = Keyring(read_key_folder(config.keys.directory))
+    keyring = Keyring(read_key_folder(config.keys.directory), config.keys.directory)
     return run_device(config, load_factory_image(config, keyring), keyring, reload)
 
 
@@ -298,13 +392,21 @@ def _hub(args: argparse.Namespace) -> int:
 
 
 def _hub_clock(args: argparse.Namespace, text: str) -> int:
-    from datetime import datetime
+    from datetime import UTC, datetime, timedelta
 
+    first = datetime(2000, 1, 1, tzinfo=UTC)
+    last = first + timedelta(seconds=2**32 - 2)  # of a ZigBee UTCTime; ffffffff is no time
     try:
-        datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(text)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        if not first <= moment <= last:
+            raise ValueError
     except ValueError as error:
-        raise ConfigError(f"TIME: found {text!r}, expected RFC 3339") from error
-    for document in _call(_hub_socket(args), "PUT", "/v1/clock", text.encode()):
+        raise ConfigError(
+            f"TIME: found {text!r}, expected RFC 3339, {first:%Y-%m-%dT%H:%M:%SZ} to "
+            f"{last:%Y-%m-%dT%H:%M:%SZ}"
+        ) from error
+    for document in _call(_hub_socket(args), "PUT", "/v1/clock", moment.isoformat().encode()):
         print(json.dumps(document) if args.json else document["utc"])
     return 0
 
@@ -315,11 +417,25 @@ def _demo(args: argparse.Namespace) -> int:
     return run_demo(args.device, args.size, args.keep, args.seed, args.json)
 
 
-def _config_check(args: argparse.Namespace) -> int:
-    from firmware_node.config import read_config
+def _rig_replay(args: argparse.Namespace) -> int:
+    from firmware_node.replay import SetUp, run_replay
 
-    read_config(args.file)
-    print(f"{args.file}: in order")
+    return run_replay(args.seed, SetUp(), args.json)
+
+
+def _config_check(args: argparse.Namespace) -> int:
+    from firmware_node.config import HubConfig, read_config
+
+    config = read_config(args.file)
+    if isinstance(config, HubConfig):
+        from firmware_node.adapters.hub_daemon import misbehaviours
+
+        with _about(args.file):
+            misbehaviours(config.hub)
+    kind = "hub" if isinstance(config, HubConfig) else "run"
+    print(
+        json.dumps({"file": str(args.file), "for": kind}) if args.json else f"{args.file}: in order"
+    )
     return 0
 
 
@@ -334,102 +450,15 @@ def _config_schema(args: argparse.Namespace) -> int:
 
 
 def _dcc_send(args: argparse.Namespace) -> int:
-    from firmware_node.config import read_image
-    from firmware_node.tools import render
+    from firmware_node.cli_dcc import send
 
-    if args.pre_command_only:
-        raise ConfigError("--pre-command-only belongs to SR 11.3, which is not carried out yet")
-    body = read_image(args.file)
-    wait = "?wait=1" if args.wait else ""
-    if args.timeout is not None:
-        if not args.wait or args.timeout < 1:
-            raise ConfigError("--timeout SECONDS: expected 1 or more, together with --wait")
-        wait += f"&limit_s={args.timeout}"
-    result: dict[str, Any] = {"deliveries": [], "messages": []}
-    try:
-        for document in _call(
-            _hub_socket(args), "POST", f"/v1/requests{wait}", body, timeout_s=None
-        ):
-            if "delivery" in document:
-                _merge_delivery(result["deliveries"], document["delivery"])
-            elif "message" in document:
-                result["messages"].append(document["message"])
-            else:
-                result |= document
-            if not args.json:
-                render.request_progress(document)
-    except (ConfigError, EnvironmentFailure):
-        raise
-    except FirmwareNodeError as error:  # the hub read the file and found it wrong
-        raise ConfigError(f"{args.file}: {error}") from error
-    if "request_id" not in result:
-        raise EnvironmentFailure(f"{_hub_socket(args)}: the hub ended before it answered")
-    result["result"] = _send_result(result, args.wait)
-    if args.json:
-        ordered = ("result", "request_id", "response_code", "request_signature", "warnings")
-        print(json.dumps({name: result[name] for name in ordered} | result))
-    else:
-        print(f"result: {result['result']}")
-    return 1 if result["result"] == "failed" else 0
-
-
-def _merge_delivery(deliveries: list[dict[str, str]], new: dict[str, str]) -> None:
-    for delivery in deliveries:
-        if delivery["entity_id"] == new["entity_id"]:
-            delivery["status"] = new["status"]
-            return
-    deliveries.append(new)
-
-
-def _send_result(result: dict[str, Any], wait: bool) -> str:
-    if "error" in result:
-        return "failed"
-    bad = {"discarded", "hardware_mismatch", "transfer_failed", "no_route"}
-    failed = any(delivery["status"] in bad for delivery in result["deliveries"])
-    failed |= any(message["fields"].get("result") == 1 for message in result["messages"])
-    failed |= any(
-        "invalid" in (message["signature"], message["mac"]) for message in result["messages"]
-    )
-    if failed or (wait and not result["messages"]):
-        return "failed"
-    return "ok" if wait else "accepted"
+    return send(args)
 
 
 def _dcc_request(args: argparse.Namespace) -> int:
-    import time
+    from firmware_node.cli_dcc import request
 
-    from firmware_node.config import read_image
-    from firmware_node.terms import EntityId, Role
-    from firmware_node.tools import duis
-    from firmware_node.wire.ota_file import decode_ota_header
-
-    keyring = _keyring(args.keys)
-    user = EntityId.parse(args.user)
-    devices = [EntityId.parse(text) for text in args.devices.split(",")]
-    counter = int(time.time() * 1000) if args.counter is None else args.counter
-    if args.service == "11.4":
-        if args.image is None:
-            raise ConfigError("11.4 needs --image FILE")
-        brokers = keyring.find(Role.ACCESS_CONTROL_BROKER)
-        if not brokers:
-            raise ConfigError(f"{args.keys}: no access control broker in it")
-        image = read_image(args.image)
-        xml = duis.build_update_request(
-            "11.4",
-            user,
-            brokers[0],
-            counter,
-            keyring,
-            image=image,
-            firmware_version=decode_ota_header(image).image.version_hex.upper(),
-            devices=devices,
-        )
-    else:
-        if len(devices) != 1:
-            raise ConfigError("11.2 takes one device")
-        xml = duis.build_read_version_request(user, devices[0], counter, keyring)
-    _write(args.output, xml)
-    return 0
+    return request(args)
 
 
 # --- images and keys ------------------------------------------------------------------------------
@@ -469,8 +498,7 @@ def _image_build(args: argparse.Namespace) -> int:
         ),
         supplier_key=supplier,
     )
-    _write(args.output, data)
-    return 0
+    return _write(args, data)
 
 
 def _image_sign(args: argparse.Namespace) -> int:
@@ -480,20 +508,22 @@ def _image_sign(args: argparse.Namespace) -> int:
     from firmware_node.wire.ota_file import decode_ota_header
 
     keyring, data = _keyring(args.keys), read_image(args.file)
-    if args.supplier:
-        signed = sign(data, supplier_key=keyring.signing_key(EntityId.parse(args.supplier)))
-    else:
-        code = decode_ota_header(data).image.manufacturer_code
-        signed = sign(data, manufacturer_key=keyring.manufacturer_signing_key(code))
-    _write(args.output, signed)
-    return 0
+    with _about(args.file):
+        if args.supplier:
+            signed = sign(data, supplier_key=keyring.signing_key(EntityId.parse(args.supplier)))
+        else:
+            code = decode_ota_header(data).image.manufacturer_code
+            signed = sign(data, manufacturer_key=keyring.manufacturer_signing_key(code))
+    return _write(args, signed)
 
 
 def _image_inspect(args: argparse.Namespace) -> int:
     from firmware_node.config import read_image
     from firmware_node.tools import image, render
 
-    shape = image.inspect(read_image(args.file), _maybe_keyring(args.keys), _kind(args.kind))
+    data, keyring = read_image(args.file), _maybe_keyring(args.keys)
+    with _about(args.file):
+        shape = image.inspect(data, keyring, _kind(args.kind))
     if args.json:
         print(json.dumps(shape))
     else:
@@ -504,14 +534,17 @@ def _image_inspect(args: argparse.Namespace) -> int:
 def _image_verify(args: argparse.Namespace) -> int:
     from firmware_node.config import read_image
     from firmware_node.crypto import Keyring
+    from firmware_node.tools import render
     from firmware_node.tools.image import verify
 
     keyring = _maybe_keyring(args.keys) or Keyring({})
-    reasons = verify(read_image(args.file), keyring, _kind(args.kind))
+    data = read_image(args.file)
+    with _about(args.file):
+        reasons = verify(data, keyring, _kind(args.kind))
     if args.json:
         print(json.dumps({"valid": not reasons, "problems": list(reasons)}))
     else:
-        print("valid" if not reasons else "\n".join(reasons))
+        print("valid" if not reasons else "\n".join(map(render.printable, reasons)))
     return 1 if reasons else 0
 
 
@@ -519,8 +552,10 @@ def _image_mutate(args: argparse.Namespace) -> int:
     from firmware_node.config import read_image
     from firmware_node.tools.image import mutate
 
-    _write(args.output, mutate(read_image(args.file), args.mutation))
-    return 0
+    data = read_image(args.file)
+    with _about(args.file):
+        spoilt = mutate(data, args.mutation, seed=args.seed)
+    return _write(args, spoilt)
 
 
 def _image_library(args: argparse.Namespace) -> int:
@@ -532,16 +567,25 @@ def _image_library(args: argparse.Namespace) -> int:
     keyring = Keyring(made) if made else _keyring(args.keys)
     files = build_library(keyring, seed=args.seed, size=args.size)
     _fill(args.directory, files | {f"keys/{name}": data for name, data in made.items()})
-    print(f"{sum(name.endswith('.ota') for name in files)} images in {args.directory}")
+    count = sum(name.endswith(".ota") for name in files)
+    if args.json:
+        print(json.dumps({"directory": str(args.directory), "images": count}))
+    else:
+        print(f"{count} images in {args.directory}")
     return 0
 
 
 def _image_load(args: argparse.Namespace) -> int:
     from firmware_node.config import read_image
+    from firmware_node.tools.render import printable
+    from firmware_node.wire.ota_file import decode_ota_header
 
+    data = read_image(args.file)
+    with _about(args.file):
+        decode_ota_header(data)  # whether the device takes it is the device's to say
     query = "?activate=1" if args.activate else ""
-    for document in _call(_device_socket(args), "POST", f"/v1/image{query}", read_image(args.file)):
-        print(json.dumps(document) if args.json else document["text"])
+    for document in _call(_device_socket(args), "POST", f"/v1/image{query}", data):
+        print(json.dumps(document) if args.json else printable(document["text"]))
         if not document["done"]:
             return 1
     return 0
@@ -549,18 +593,24 @@ def _image_load(args: argparse.Namespace) -> int:
 
 def _keys_create(args: argparse.Namespace) -> int:
     from firmware_node.terms import EntityId
-    from firmware_node.tools.keys import DEVICES, build_keys
+    from firmware_node.tools.keys import DAYS_DEFAULT, DEVICES, build_keys
 
     devices = [*DEVICES, *(EntityId.parse(text) for text in args.device or ())]
     seed = None if args.seed is None else str(args.seed).encode()
-    files = build_keys(seed, devices=list(dict.fromkeys(devices)))
+    days = DAYS_DEFAULT if args.days is None else args.days
+    files = build_keys(seed, devices=list(dict.fromkeys(devices)), days=days)
     _fill(args.directory, files)
-    print(f"{len(files)} files in {args.directory}")
+    if args.json:
+        print(json.dumps({"directory": str(args.directory), "files": len(files)}))
+    else:
+        print(f"{len(files)} files in {args.directory}")
     return 0
 
 
 def _fill(directory: Path, files: Mapping[str, bytes]) -> None:
-    """Write files into an empty folder; private keys for their owner alone."""
+    """Write files into an empty folder, all or none; private keys for their owner alone."""
+    made: list[Path] = []
+    is_new = not directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         if any(directory.iterdir()):
@@ -570,19 +620,31 @@ def _fill(directory: Path, files: Mapping[str, bytes]) -> None:
             path.parent.mkdir(exist_ok=True, mode=0o700)
             mode = 0o600 if name.endswith(".key") else 0o644
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            made.append(path)
             with os.fdopen(fd, "wb") as file:
                 file.write(data)
-    except OSError as error:
-        raise ConfigError(f"{directory}: {error.strerror}") from error
+    except BaseException as error:  # also an interruption leaves no half of it
+        for path in made:
+            path.unlink(missing_ok=True)
+        for folder in sorted({path.parent for path in made} - {directory}):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        if is_new:
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+        if isinstance(error, OSError):
+            raise _unwritable(directory, error) from error
+        raise
 
 
 def _keys_show(args: argparse.Namespace) -> int:
     import dataclasses
+    from datetime import UTC, datetime
 
     from firmware_node.tools import render
     from firmware_node.tools.keys import show
 
-    rows = [dataclasses.asdict(row) for row in show(_keyring(args.directory))]
+    rows = [dataclasses.asdict(row) for row in show(_keyring(args.directory), datetime.now(UTC))]
     if args.json:
         print(json.dumps(rows))
     else:
@@ -592,36 +654,105 @@ def _keys_show(args: argparse.Namespace) -> int:
 
 def _gbcs_decode(args: argparse.Namespace) -> int:
     from firmware_node.crypto import Keyring
-    from firmware_node.tools import render
-    from firmware_node.tools.decode import decode_file
+    from firmware_node.tools.decode_text import text
 
     keyring = _maybe_keyring(args.keys) or Keyring({})
     bad = False
-    for name, data in _inputs(args.paths):
-        line = decode_file(name, data, keyring)
-        bad |= "error" in line
-        if args.json:
-            print(json.dumps(line))
-        else:
-            render.fields(line)
+    for name in _inputs(args.paths):
+        for line in _decoded(name, keyring, _now(args)):
+            bad |= "error" in line
+            print(json.dumps(line) if args.json else text(line) + "\n")
     return 1 if bad else 0
 
 
-def _inputs(paths: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """Files in the order given, folders recursively and sorted, ``-`` for standard input."""
-    for text in paths:
+def _gbcs_verify(args: argparse.Namespace) -> int:
+    from firmware_node.crypto import Keyring
+    from firmware_node.tools import render
+    from firmware_node.tools.verify import Tally
+
+    keyring = _maybe_keyring(args.keys) or Keyring({})
+    tally = Tally(strict=args.strict, check_validity=args.check_validity)
+    for name in _inputs(args.paths):
+        tally.add(_decoded(name, keyring, _now(args)))
+    if args.json:
+        print(json.dumps(tally.document()))
+    else:
+        render.table(tally.table())
+        print("\n".join(("", *tally.failures(), "valid" if tally.is_good else "not valid")))
+    return 0 if tally.is_good else 1
+
+
+def _gbcs_mutate(args: argparse.Namespace) -> int:
+    from firmware_node.crypto import Keyring
+    from firmware_node.tools import render
+    from firmware_node.tools.decode_input import parts_of
+    from firmware_node.tools.gbcs_mutations import MUTATIONS, mutate
+
+    if args.list:
+        rows = [{"name": name, "a device": row.answer} for name, row in MUTATIONS.items()]
+        render.table(rows)
+        return 0
+    if args.file is None:
+        raise ConfigError("usage: firmware-node gbcs mutate NAME FILE, or gbcs mutate --list")
+    parts = [part for name in _inputs([args.file]) for part in parts_of(_message_file(name))]
+    if len(parts) != 1:
+        raise ConfigError(f"{args.file}: expected one message, found {len(parts)}")
+    keyring = _maybe_keyring(args.keys) or Keyring({})
+    messages = mutate(parts[0].octets, args.name, keyring, _now(args))
+    _write(args, "".join(f"{octets.hex()}\n" for octets in messages).encode())
+    return 0
+
+
+def _decoded(name: str, keyring: Any, at: int) -> Iterable[dict[str, Any]]:
+    """The messages of one file; one that cannot be read is an error of its own."""
+    from firmware_node.tools.decode import decode_file
+
+    try:
+        data = _message_file(name)
+    except ConfigError as error:
+        return [{"file": name, "error": str(error)}]
+    return decode_file(name, data, keyring, at)
+
+
+def _message_file(name: str) -> bytes:
+    from firmware_node.config import read_input
+    from firmware_node.tools.decode_input import FILE_SIZE_MAX
+
+    if name == "-":
+        return sys.stdin.buffer.read(FILE_SIZE_MAX + 1)
+    return read_input(name, FILE_SIZE_MAX)
+
+
+def _inputs(texts: Sequence[str]) -> list[str]:
+    """Files in the order given, folders recursively and sorted, ``-`` for standard input.
+
+    What is not there is missed before the first one is read.
+    """
+    found: list[str] = []
+    for text in texts:
         path = Path(text)
-        if text == "-":
-            yield "-", sys.stdin.buffer.read()
-        elif path.is_dir():
-            for entry in sorted(path.rglob("*")):
-                if entry.is_file():
-                    yield str(entry), entry.read_bytes()
-        else:
-            try:
-                yield text, path.read_bytes()
-            except OSError as error:
-                raise ConfigError(f"{text}: {error.strerror}") from error
+        try:
+            if text == "-":
+                found.append(text)
+            elif path.is_dir():
+                files = sorted(entry for entry in _walk(path) if entry.is_file())
+                if not files:
+                    raise ConfigError(f"{text}: no file in it")
+                found.extend(map(str, files))
+            else:
+                path.stat()
+                found.append(text)
+        except OSError as error:
+            raise ConfigError(f"{error.filename or text}: {error.strerror}") from error
+    return found
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    def fail(error: OSError) -> NoReturn:
+        raise error
+
+    for root, _, names in os.walk(folder, onerror=fail):
+        yield from (Path(root) / name for name in names)
 
 
 # --- a running daemon -----------------------------------------------------------------------------
@@ -646,7 +777,8 @@ def _control(args: argparse.Namespace) -> int:
         "reboot": ("POST", "/v1/reboot"),
         "factory-reset": ("POST", "/v1/factory-reset"),
     }[args.what]
-    for document in _call(socket, method, target, timeout_s=None if follow else 30):
+    documents = _follow(socket, target) if follow else _call(socket, method, target)
+    for document in documents:
         if document.get("done") is False:
             code = 1
         if args.json:
@@ -654,8 +786,12 @@ def _control(args: argparse.Namespace) -> int:
         elif args.what == "events":
             render.event(document)
         elif "text" in document:
-            print(document["text"])
-        else:
+            print(render.printable(document["text"]))
+        elif args.what == "banks":
+            render.banks(document)
+        elif "upgrade" in document:
+            render.status(document)
+        else:  # a hub's
             render.fields(document)
     return code
 
@@ -666,6 +802,25 @@ def _call(
     from firmware_node.adapters.control_client import call
 
     return call(socket, method, target, body, timeout_s)
+
+
+def _follow(socket: Path, target: str) -> Iterator[dict[str, Any]]:
+    """A stream that goes on after the emulated device's own restarts."""
+    import time
+
+    patience_ends = 0.0
+    while True:
+        was_there = False
+        try:
+            for document in _call(socket, "GET", target, timeout_s=None):
+                was_there = True
+                yield document
+        except EnvironmentFailure:
+            if was_there:
+                patience_ends = time.monotonic() + RESTART_LIMIT_S
+            elif time.monotonic() > patience_ends:
+                raise
+        time.sleep(0.05)
 
 
 def _device_socket(args: argparse.Namespace) -> Path:
@@ -690,7 +845,7 @@ def _keyring(directory: str) -> Any:
     from firmware_node.config import read_key_folder
     from firmware_node.crypto import Keyring
 
-    return Keyring(read_key_folder(directory))
+    return Keyring(read_key_folder(directory), directory)
 
 
 def _maybe_keyring(directory: str | None) -> Any:
@@ -703,15 +858,50 @@ def _kind(text: str | None) -> Any:
     return None if text is None else ImageFormat(text)
 
 
-def _write(path: str, data: bytes) -> None:
-    if path == "-":
-        sys.stdout.buffer.write(data)
-        return
+@contextlib.contextmanager
+def _about(file: str | Path) -> Iterator[None]:
+    """What turns out to be wrong in a file is told with its name."""
     try:
-        temporary = Path(f"{path}.part")
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        yield
+    except (ConfigError, DecodeError) as error:
+        raise ConfigError(f"{file}: {error}") from error
+
+
+def _write(args: argparse.Namespace, data: bytes) -> int:
+    """Into ``--output``, whole or not at all; the exit code.
+
+    A device or a pipe is written as it is; a file is replaced by one that is complete.
+    """
+    if args.output == "-":
+        if args.json:
+            raise ConfigError("--json tells of a file: it needs -o FILE")
+        sys.stdout.buffer.write(data)
+        return 0
+    path = Path(os.path.realpath(args.output))
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(data)
+        else:
+            _replace(path, data)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise ConfigError(f"{path}: {error.strerror}") from error
+        raise _unwritable(args.output, error) from error
+    if args.json:
+        print(json.dumps({"file": args.output, "bytes": len(data)}))
+    return 0
+
+
+def _replace(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _unwritable(path: str | Path, error: OSError) -> FirmwareNodeError:
+    text = f"{path}: {error.strerror}"
+    machine = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+    return EnvironmentFailure(text) if machine else ConfigError(text)

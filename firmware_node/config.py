@@ -8,7 +8,6 @@ is not given follows from the name of the file: ``ppmid.toml`` configures the in
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import re
 import tomllib
@@ -32,7 +31,9 @@ T = TypeVar("T")
 MANUFACTURER_IMAGE_MAX = 16 * 1024 * 1024  # bytes; above the schema limit of an image (gbcs.md 2.5)
 IMAGE_FILE_MAX = 16 * 1024 * 1024
 KEY_FILE_MAX = 64 * 1024
+CONFIG_FILE_MAX = 1024 * 1024
 INTEGER_MAX = 2**31 - 1  # no setting needs more, and no product of two leaves 64 bits
+SOCKET_PATH_MAX = 107  # octets that a Unix socket's address holds before its final zero
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class KeysSection:
     """``[keys]``."""
 
     directory: str
+    check_validity: bool = False  # a certificate outside its dates is no key (gbcs.md 4.8)
 
 
 @dataclass(frozen=True)
@@ -131,14 +133,39 @@ class HubSection:
 
 
 @dataclass(frozen=True)
+class InventoryEntry:
+    """``[[dcc.inventory]]``: what the DCC knows of a device. What is left out fits everything."""
+
+    entity_id: str
+    type: str | None = None
+    manufacturer_code: int | None = None
+    model: int | None = None
+    hardware_version: int | None = None
+    firmware_version: str | None = None  # 8 hex digits; finds its row of the products list
+    gbcs_version: str | None = None  # default: that of its row
+    commissioned: bool = True
+
+
+@dataclass(frozen=True)
 class DccSection:
-    """``[dcc]``."""
+    """``[dcc]``. The alert codes are inferred, so another DCC's can be given."""
 
     socket: str = ""  # default: hub.sock among the sockets
     request_signature: str = "warn"
+    request_rules: str = "warn"  # counters that rise, and the User's role
+    device_list: str = "warn"  # "require": a device on a warning list gets no image
     acb: str | None = None
     poll_s: int = 3600  # how long ``--wait`` waits for an upgrade
     message_poll_s: int = 300  # and for the answer to a message
+    straggler_s: int = 10  # and for an alert that may or may not follow a failure
+    central_products_list: str | None = None  # a CSV file
+    inventory: tuple[InventoryEntry, ...] = ()
+    gbcs_version: str = "4.1"  # of a device that neither inventory nor products list tells
+    gbcs_version_min: str = "4.1"  # for an update of a PPMID or an HCALCS
+    delivered_alert: str = "N60"
+    not_delivered_alert: str = "N61"
+    comms_hub_alert: str = "N62"
+    ppmid_alert: str = "N63"
 
 
 @dataclass(frozen=True)
@@ -168,6 +195,7 @@ class DeviceConfig:
             acb=None if device.acb is None else EntityId.parse(device.acb),
             supplier=None if device.supplier is None else EntityId.parse(device.supplier),
             image_format=None if device.image_format is None else ImageFormat(device.image_format),
+            check_validity=self.keys.check_validity,
             ota=self.ota,
             activation=self.activation,
         )
@@ -195,6 +223,9 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "dcc.request_signature": ["warn", "require"],
     "gpio.backend": ["auto", "gpiod", "rpi-gpio", "memory", "none"],
     "log.level": ["error", "warning", "info", "debug"],
+    "dcc.request_rules": ["warn", "require"],
+    "dcc.device_list": ["warn", "require"],
+    "dcc.inventory.type": [kind.value for kind in DeviceType],
 }
 RANGES: Mapping[str, tuple[int, int]] = {
     "device.manufacturer_code": (0, 0xFFFF),
@@ -208,8 +239,31 @@ RANGES: Mapping[str, tuple[int, int]] = {
     "ota.query_jitter_percent": (0, 100),
     "activation.trial_starts_max": (1, 1000),
     "hub.block_size_max": (1, 255),
+    "dcc.inventory.manufacturer_code": (0, 0xFFFF),
+    "dcc.inventory.model": (0, 0xFFFF),
+    "dcc.inventory.hardware_version": (0, 0xFFFF),
 }
-_ENTITIES = ("device.entity_id", "device.acb", "device.supplier", "hub.entity_id", "dcc.acb")
+_ENTITIES = (
+    "device.entity_id",
+    "device.acb",
+    "device.supplier",
+    "hub.entity_id",
+    "dcc.acb",
+    "dcc.inventory.entity_id",
+)
+# What a text must look like, and how that is said.
+_ALERT_CODE = (re.compile(r"N\d{1,3}|AD1"), "a DCC alert code such as N60")
+_GBCS_VERSION = (re.compile(r"\d{1,3}\.\d{1,3}"), "a GBCS version such as 4.1")
+PATTERNS: Mapping[str, tuple[re.Pattern[str], str]] = {
+    "dcc.delivered_alert": _ALERT_CODE,
+    "dcc.not_delivered_alert": _ALERT_CODE,
+    "dcc.comms_hub_alert": _ALERT_CODE,
+    "dcc.ppmid_alert": _ALERT_CODE,
+    "dcc.gbcs_version": _GBCS_VERSION,
+    "dcc.gbcs_version_min": _GBCS_VERSION,
+    "dcc.inventory.gbcs_version": _GBCS_VERSION,
+    "dcc.inventory.firmware_version": (re.compile(r"[0-9A-Fa-f]{8}"), "8 hexadecimal digits"),
+}
 
 
 def read_device_config(path: Path) -> DeviceConfig:
@@ -218,30 +272,32 @@ def read_device_config(path: Path) -> DeviceConfig:
     Raises:
         ConfigError: one line: file, line, what was found, what is expected.
     """
-    config = _read(path, DeviceConfig)
+    text, config = _read(path, DeviceConfig)
     if both := set(config.gpio.relays) & set(config.gpio.indicators):
         raise ConfigError(f"{path}: gpio: {min(both)} is both a relay and an indicator")
-    radio = _checked_radio(path, config.radio)
     storage, control = config.storage, config.control
     if not storage.directory:
         storage = dataclasses.replace(storage, directory=str(state_directory(path.stem)))
     if not control.socket:
         control = ControlSection(str(runtime_directory() / path.stem / "control.sock"))
+    _check_socket(text, "control.socket", control.socket)
+    radio = _checked_radio(text, config.radio)
     return dataclasses.replace(config, radio=radio, storage=storage, control=control)
 
 
 def read_hub_config(path: Path) -> HubConfig:
     """Read and cross-check a hub's configuration; errors as ``read_device_config``."""
-    config = _read(path, HubConfig)
-    if config.hub.activation not in ("now", "hold") and not config.hub.activation.isdecimal():
-        raise ConfigError(
-            f"{path}: hub.activation: found {config.hub.activation!r}, "
-            "expected now, hold or a number of seconds"
-        )
-    dcc = config.dcc
+    text, config = _read(path, HubConfig)
+    hub, dcc = config.hub, config.dcc
+    if _ACTIVATION.fullmatch(hub.activation) is None:
+        raise _wrong(text, "hub.activation", repr(hub.activation), "now, hold or seconds")
+    for entry in hub.script:
+        if _SCRIPT.fullmatch(entry) is None:
+            raise _wrong(text, "hub.script", repr(entry), "what:times:from_offset")
     if not dcc.socket:
         dcc = dataclasses.replace(dcc, socket=str(runtime_directory() / "hub.sock"))
-    return dataclasses.replace(config, radio=_checked_radio(path, config.radio), dcc=dcc)
+    _check_socket(text, "dcc.socket", dcc.socket)
+    return dataclasses.replace(config, radio=_checked_radio(text, config.radio), dcc=dcc)
 
 
 def read_config(path: Path) -> DeviceConfig | HubConfig:
@@ -272,28 +328,39 @@ def read_key_folder(directory: str) -> dict[str, bytes]:
                 f"keys.directory is {directory!r} and CREDENTIALS_DIRECTORY is not set"
             )
         prefix, directory = directory.removeprefix("credential:") + "_", root
-    found: dict[str, bytes] = {}
     try:
-        for path in sorted(Path(directory).iterdir()):
-            if path.suffix in (".pem", ".key") and path.name.startswith(prefix):
-                if path.stat().st_size > KEY_FILE_MAX:
-                    raise ConfigError(f"{path}: too large for a key")
-                found[path.name.removeprefix(prefix)] = path.read_bytes()
+        paths = sorted(Path(directory).iterdir())
     except OSError as error:
         raise ConfigError(f"key folder {directory}: {error.strerror}") from error
+    found = {
+        path.name.removeprefix(prefix): read_input(path, KEY_FILE_MAX)
+        for path in paths
+        if path.suffix in (".pem", ".key") and path.name.startswith(prefix)
+    }
     if not found:
         raise ConfigError(f"key folder {directory}: no .pem or .key file in it")
     return found
 
 
 def read_image(path: str) -> bytes:
-    """A file given by the operator, at most ``IMAGE_FILE_MAX`` bytes."""
+    """An image or a request given by the operator, at most ``IMAGE_FILE_MAX`` bytes."""
+    return read_input(path, IMAGE_FILE_MAX)
+
+
+def read_input(path: str | Path, limit: int) -> bytes:
+    """A file given by the operator; one without an end is as wrong as one that is too large.
+
+    Raises:
+        ConfigError: it cannot be read, or has more than ``limit`` bytes.
+    """
     try:
-        if Path(path).stat().st_size > IMAGE_FILE_MAX:
-            raise ConfigError(f"{path}: more than {IMAGE_FILE_MAX} bytes")
-        return Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            data = file.read(limit + 1)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
+    if len(data) > limit:
+        raise ConfigError(f"{path}: expected at most {limit} bytes, found more")
+    return data
 
 
 def runtime_directory() -> Path:
@@ -323,8 +390,10 @@ class _Text:
                 section = _plain(found[1])
                 self._lines.setdefault(section, number)
             elif found := _KEY.match(line):
-                name = _plain(found[1])
-                self._lines.setdefault(f"{section}.{name}" if section else name, number)
+                name = f"{section}.{_plain(found[1])}" if section else _plain(found[1])
+                while name and name != section:  # a dotted key makes the tables on its way
+                    self._lines.setdefault(name, number)
+                    name = name.rpartition(".")[0]
 
     def where(self, name: str) -> str:
         """``file:line`` of a key by its dotted name, or of the table it is in."""
@@ -334,6 +403,9 @@ class _Text:
 
 
 _SECTION = re.compile(r"\s*\[+([^\]]+)\]")
+_AT_LINE = re.compile(r" \(at line (\d+), column \d+\)")
+_ACTIVATION = re.compile(r"now|hold|[0-9]{1,9}")  # seconds: a UTC time has 32 bits
+_SCRIPT = re.compile(r"[a-z_]+(:[0-9]{1,9}){0,2}")
 _KEY = re.compile(r"\s*([A-Za-z0-9_\-.\"' ]+?)\s*=")
 
 
@@ -342,21 +414,36 @@ def _plain(name: str) -> str:
 
 
 def _parse(path: Path) -> tuple[str, dict[str, Any]]:
+    data = read_input(path, CONFIG_FILE_MAX)
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at octet {error.start}") from error
     try:
         return text, tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        where = _AT_LINE.search(str(error))
+        line = f":{where[1]}" if where else ""
+        raise ConfigError(f"{path}{line}: no TOML: {_AT_LINE.sub('', str(error))}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: no TOML: nested too deep") from error
 
 
-def _read(path: Path, kind: type[T]) -> T:
-    text, tree = _parse(path)
-    return _build(_Text(path, text), "", tree, kind)
+def _read(path: Path, kind: type[T]) -> tuple[_Text, T]:
+    source, tree = _parse(path)
+    text = _Text(path, source)
+    return text, _build(text, "", tree, kind)
+
+
+def _wrong(text: _Text, name: str, found: str, expected: str) -> ConfigError:
+    return ConfigError(f"{text.where(name)}: {name}: found {found}, expected {expected}")
+
+
+def _check_socket(text: _Text, name: str, path: str) -> None:
+    size = len(os.fsencode(path))
+    if size > SOCKET_PATH_MAX:
+        expected = f"at most {SOCKET_PATH_MAX}, a socket's limit"
+        raise _wrong(text, name, f"a path of {size} octets", expected)
 
 
 def _build(text: _Text, prefix: str, tree: Mapping[str, Any], kind: type[T]) -> T:
@@ -364,6 +451,8 @@ def _build(text: _Text, prefix: str, tree: Mapping[str, Any], kind: type[T]) -> 
     known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]  # a dataclass, by design
     for name in tree:
         if name not in known:
+            import difflib  # a daemon that runs never needs it
+
             near = difflib.get_close_matches(name, known, 1)
             hint = f"; the nearest known key is {prefix}{near[0]}" if near else ""
             where = text.where(f"{prefix}{name}")
@@ -371,6 +460,8 @@ def _build(text: _Text, prefix: str, tree: Mapping[str, Any], kind: type[T]) -> 
     values: dict[str, Any] = {}
     for name, item in known.items():
         if name in tree:
+            if tree[name] == "" and item.default != "":
+                raise _wrong(text, f"{prefix}{name}", "an empty string", "something in it")
             values[name] = _value(text, f"{prefix}{name}", tree[name], hints[name])
         elif _is_required(item):
             where = text.where(f"{prefix}{name}")
@@ -380,44 +471,57 @@ def _build(text: _Text, prefix: str, tree: Mapping[str, Any], kind: type[T]) -> 
 
 def _value(text: _Text, name: str, value: Any, hint: Any) -> Any:
     hint = _without_none(hint)
-    where = f"{text.where(name)}: {name}"
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, dict):
-            raise ConfigError(f"{where}: found {_found(value)}, expected a table")
+            raise _wrong(text, name, _found(value), "a table")
         return _build(text, f"{name}.", value, hint)
     if get_origin(hint) is Mapping:  # tables by names of the operator's choice
         if not isinstance(value, dict):
-            raise ConfigError(f"{where}: found {_found(value)}, expected tables by name")
+            raise _wrong(text, name, _found(value), "tables by name")
         kind = get_args(hint)[1]
         return {key: _value(text, f"{name}.{key}", entry, kind) for key, entry in value.items()}
     if get_origin(hint) is tuple:
-        if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
-            raise ConfigError(f"{where}: found {_found(value)}, expected a list of strings")
-        return tuple(value)
+        kind = get_args(hint)[0]
+        raw, expected = (
+            (dict, "a list of tables") if kind is not str else (str, "a list of strings")
+        )
+        if not isinstance(value, list) or not all(isinstance(entry, raw) for entry in value):
+            raise _wrong(text, name, _found(value), expected)
+        if kind is str:
+            return tuple(value)
+        return tuple(_build(text, f"{name}.", entry, kind) for entry in value)
     if type(value) is not hint:
-        raise ConfigError(f"{where}: found {_found(value)}, expected {_TYPES[hint]}")
+        raise _wrong(text, name, _found(value), _TYPES[hint])
+    if hint is str and not value.isprintable():  # no path or name has a control character
+        raise _wrong(text, name, _found(value), "printable characters")
     if name in CHOICES and value not in CHOICES[name]:
-        expected = " or ".join(CHOICES[name])
-        raise ConfigError(f"{where}: found {value!r}, expected {expected}")
+        raise _wrong(text, name, repr(value), " or ".join(CHOICES[name]))
+    if name in PATTERNS and PATTERNS[name][0].fullmatch(value) is None:
+        raise _wrong(text, name, repr(value), PATTERNS[name][1])
     if name in _ENTITIES:
         try:
             EntityId.parse(value)
         except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from error
+            raise _wrong(text, name, repr(value), "16 hexadecimal digits") from error
     if hint is int:
         low, high = RANGES.get(name, (0, INTEGER_MAX))
         if not low <= value <= high:
-            raise ConfigError(f"{where}: found {value}, expected {low} to {high}")
+            raise _wrong(text, name, str(value), f"{low} to {high}")
     return value
 
 
 _TYPES = {str: "a string", int: "a whole number", bool: "true or false"}
 _SCHEMA_TYPES = {str: "string", int: "integer", bool: "boolean"}
+_KINDS = {str: "the string ", int: "the number ", float: "the number "}
 
 
 def _found(value: Any) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 40 else text[:40] + '...'}"
+    """A value in TOML's words."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "a table"
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    text = repr(value) if isinstance(value, str) else text
+    return _KINDS.get(type(value), "") + (text if len(text) <= 40 else f"{text[:40]}...")
 
 
 def _without_none(hint: Any) -> Any:
@@ -443,11 +547,15 @@ def _schema_of(kind: Any, prefix: str) -> dict[str, Any]:
             properties[item.name] = {"type": "object", "additionalProperties": entry}
             continue
         if get_origin(hint) is tuple:
-            shape: dict[str, Any] = {"type": "array", "items": {"type": "string"}}
+            inner = get_args(hint)[0]
+            items = {"type": "string"} if inner is str else _schema_of(inner, f"{name}.")
+            shape: dict[str, Any] = {"type": "array", "items": items}
         else:
             shape = {"type": _SCHEMA_TYPES[hint]}
         if name in CHOICES:
             shape["enum"] = list(CHOICES[name])
+        if name in PATTERNS:
+            shape["pattern"] = f"^({PATTERNS[name][0].pattern})$"
         if hint is int:
             shape["minimum"], shape["maximum"] = RANGES.get(name, (0, INTEGER_MAX))
         if item.default not in (dataclasses.MISSING, None, ""):
@@ -461,9 +569,10 @@ def _schema_of(kind: Any, prefix: str) -> dict[str, Any]:
     }
 
 
-def _checked_radio(path: Path, radio: RadioSection) -> RadioSection:
+def _checked_radio(text: _Text, radio: RadioSection) -> RadioSection:
     if radio.type == "znp":
-        raise ConfigError(f"{path}: radio.type: znp is not available yet, expected virtual")
+        raise _wrong(text, "radio.type", "'znp', which is not available yet", "virtual")
     if not radio.air:
-        return dataclasses.replace(radio, air=str(runtime_directory() / "air.sock"))
+        radio = dataclasses.replace(radio, air=str(runtime_directory() / "air.sock"))
+    _check_socket(text, "radio.air", radio.air)
     return radio

@@ -2,11 +2,14 @@
 
 P-256 throughout; signatures are 64 octets r||s. ``Keyring`` reads the folder form of the contract
 from names and contents and parses a key when it is first needed, so a folder of hundreds of
-certificates costs nothing at start. No key shows in a ``repr``.
+certificates costs nothing at start. What was parsed or agreed once is kept. A certificate counts
+for the holder and the usage of its file's name alone, and, where a moment is given, only between
+its dates. No key shows in a ``repr``.
 """
 
 from __future__ import annotations
 
+import copy
 import datetime
 import functools
 import hashlib
@@ -16,7 +19,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import (
+    InvalidSignature as InvalidSignature,  # what the XML-DSig library lets through
+)
+from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import (
@@ -25,19 +31,35 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
     encode_dss_signature,
 )
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 
 from firmware_node.errors import ConfigError, KeyMissingError
 from firmware_node.terms import EntityId, Role
 
+TAG_SIZE = 12  # octets of an AES-GCM tag that GBCS sends
 KDF_ALGORITHM_ID = bytes.fromhex("60857406080300")  # gbcs.md 4.7
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 _UNIQUE_ID = ObjectIdentifier("2.5.4.45")
 _HARDWARE_MODULE_NAME = ObjectIdentifier("1.3.6.1.5.5.7.8.4")
 _HARDWARE_TYPE = bytes.fromhex("060d2a863a0001848fb90f01020201")  # as in the reference set
 _POLICY = ObjectIdentifier("1.2.826.0.1.8641679.1.2.1.4")
-_NAME = re.compile(r"(?:([0-9a-f]{16})-(pp-)?(ds|ka)|manufacturer-([0-9a-f]{4})-ds)\.(pem|key)")
+_NAME = re.compile(
+    r"(?:([0-9a-f]{16})-(?:(pp-)?(ds|ka)|xml-ds)|manufacturer-([0-9a-f]{4})-ds)\.(pem|key)"
+)
+USAGE_NAMES: Final = {"ds": "digitalSignature", "ka": "keyAgreement"}
+_EPOCH = datetime.datetime(2000, 1, 1)
+# All that reading a certificate of somebody else's making may raise; the library answers a name
+# whose attribute has an ASN.1 type that does not go with it by TypeError.
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 _DIGEST = ec.ECDSA(Prehashed(hashes.SHA256()))
 
 
@@ -155,10 +177,26 @@ def derive_key(shared_secret: bytes, other_info: bytes) -> bytes:
 
 def gmac(key: bytes, iv: bytes, covered: bytes) -> bytes:
     """AES-128-GMAC, first 12 octets of the tag. Source: gbcs.md 4.5."""
-    encryptor = Cipher(algorithms.AES(key), modes.GCM(iv)).encryptor()
-    encryptor.authenticate_additional_data(covered)
-    encryptor.finalize()
-    return encryptor.tag[:12]
+    return AESGCM(key).encrypt(iv, b"", covered)[:TAG_SIZE]
+
+
+def gcm_seal(key: bytes, iv: bytes, plain: bytes, covered: bytes) -> bytes:
+    """AES-128-GCM: the encrypted octets and the first 12 of the tag. Source: gbcs.md 4.7."""
+    return AESGCM(key).encrypt(iv, plain, covered)[: len(plain) + TAG_SIZE]
+
+
+def gcm_open(key: bytes, iv: bytes, sealed: bytes, covered: bytes) -> bytes | None:
+    """What ``gcm_seal`` sealed; None: the tag is wrong."""
+    if len(sealed) < TAG_SIZE:
+        return None
+    mode = modes.GCM(iv, sealed[-TAG_SIZE:], min_tag_length=TAG_SIZE)
+    decryptor = Cipher(algorithms.AES(key), mode).decryptor()
+    decryptor.authenticate_additional_data(covered)
+    plain = decryptor.update(sealed[:-TAG_SIZE])
+    try:
+        return plain + decryptor.finalize()
+    except InvalidTag:
+        return None
 
 
 def private_key_from(seed: bytes) -> ec.EllipticCurvePrivateKey:
@@ -180,17 +218,42 @@ class CertificateInfo:
     issuer: str
     usages: tuple[str, ...]  # digitalSignature, keyAgreement, keyCertSign
 
+    def outside_dates(self, at: str) -> str | None:
+        """``expired …`` or ``not valid before …`` at a moment (RFC 3339); None: neither."""
+        if at > self.not_after:
+            return f"expired {self.not_after}"
+        return f"not valid before {self.not_before}" if at < self.not_before else None
+
 
 class Keyring:
-    """Every key of a folder, by who holds it; contract: ``DIR holds …``."""
+    """Every key of a folder, by who holds it; contract: ``DIR holds …``.
 
-    def __init__(self, files: Mapping[str, bytes]) -> None:
+    ``folder`` is what errors call the place that the files come from.
+    """
+
+    def __init__(self, files: Mapping[str, bytes], folder: str = "the key folder") -> None:
+        self._folder = folder
         self._files = {name: data for name, data in files.items() if _NAME.fullmatch(name)}
         self._public: dict[str, ec.EllipticCurvePublicKey] = {}
         self._private: dict[str, ec.EllipticCurvePrivateKey] = {}
         self._secrets: dict[tuple[EntityId, EntityId], bytes] = {}
         self._certificates: dict[str, CertificateInfo | None] = {}
         self._found: dict[Role, tuple[EntityId, ...]] = {}
+        self._uncertified: tuple[EntityId, ...] | None = None
+        self._misfits: dict[str, str | None] = {}
+        self._at: str | None = None
+        self._undated: Keyring | None = None  # the keyring that this one is a dated view of
+
+    def at(self, utc: int | None) -> Keyring:
+        """The same keys as they count at a moment, in seconds since 2000-01-01T00:00:00Z.
+
+        There a public key whose certificate has expired or is not yet valid is missing, and its
+        holder has no role by it. None: no dates are looked at, as in any keyring at first.
+        """
+        keyring = copy.copy(self)  # shares what is parsed or agreed
+        keyring._undated, keyring._found = self._undated or self, {}
+        keyring._at = None if utc is None else _rfc3339(utc)
+        return keyring
 
     def __repr__(self) -> str:
         return f"Keyring({len(self._files)} files)"
@@ -201,7 +264,26 @@ class Keyring:
 
     def verify_key(self, entity_id: EntityId) -> VerifyKey:
         """The public digital-signature key of ``entity_id``."""
-        return VerifyKey(self._public_key(f"{entity_id.hex}-ds"))
+        return VerifyKey(self._usable_key(f"{entity_id.hex}-ds"))
+
+    def document_keys(self, entity_id: EntityId) -> tuple[str, ...]:
+        """The keys that may sign XML for ``entity_id``, by the stems of their files.
+
+        The DCC has certificates of a role of their own for that; a folder without one leaves it
+        to the digital-signature key.
+        """
+        stems = (f"{entity_id.hex}-xml-ds", f"{entity_id.hex}-ds")
+        return tuple(
+            stem for stem in stems if f"{stem}.pem" in self._files or f"{stem}.key" in self._files
+        )
+
+    def document_signing_key(self, stem: str) -> SigningKey:
+        """The private half of one of ``document_keys``."""
+        return SigningKey(self._private_key(f"{stem}.key"))
+
+    def document_verify_key(self, stem: str) -> VerifyKey:
+        """The public half of one of ``document_keys``."""
+        return VerifyKey(self._usable_key(stem))
 
     def manufacturer_signing_key(self, code: int) -> SigningKey:
         """The private key of a manufacturer."""
@@ -217,10 +299,10 @@ class Keyring:
 
     def shared_secret(self, own: EntityId, peer: EntityId) -> bytes:
         """ECDH of our private and their public key-agreement key, 32 octets; computed once."""
+        public = self._usable_key(f"{peer.hex}-ka")
         secret = self._secrets.get((own, peer))
         if secret is None:
-            private = self._private_key(f"{own.hex}-ka.key")
-            secret = private.exchange(ec.ECDH(), self._public_key(f"{peer.hex}-ka"))
+            secret = self._private_key(f"{own.hex}-ka.key").exchange(ec.ECDH(), public)
             self._secrets[own, peer] = secret
         return secret
 
@@ -232,7 +314,8 @@ class Keyring:
         for usage in ("ds", "ka"):
             info = self.certificate(f"{entity_id.hex}-{usage}.pem")
             if info is not None and info.entity_id == entity_id and info.role is not None:
-                return info.role
+                if self._at is None or info.outside_dates(self._at) is None:
+                    return info.role
         return None
 
     def is_device(self, entity_id: EntityId) -> bool:
@@ -243,7 +326,8 @@ class Keyring:
     def find(self, role: Role) -> tuple[EntityId, ...]:
         """Every organisation of this role, sorted."""
         if role not in self._found:
-            self._found[role] = tuple(who for who in self.entities() if self.role(who) is role)
+            candidates = self._undated.find(role) if self._undated else self.entities()
+            self._found[role] = tuple(who for who in candidates if self.role(who) is role)
         return self._found[role]
 
     def entities(self) -> tuple[EntityId, ...]:
@@ -251,6 +335,13 @@ class Keyring:
         matches = (_NAME.fullmatch(name) for name in self._files)
         names = {match[1] for match in matches if match and match[1]}
         return tuple(EntityId.parse(name) for name in sorted(names))
+
+    def uncertified(self) -> tuple[EntityId, ...]:
+        """Everyone with keys here and no certificate, so nothing says what they are; sorted."""
+        if self._uncertified is None:
+            certified = {name[:16] for name in self._files if self.certificate(name) is not None}
+            self._uncertified = tuple(w for w in self.entities() if w.hex not in certified)
+        return self._uncertified
 
     def certificate(self, name: str) -> CertificateInfo | None:
         """What the certificate in file ``name`` says; None: absent, or a bare public key."""
@@ -270,7 +361,7 @@ class Keyring:
             KeyMissingError: no key file of that name.
         """
         if name not in self._files:
-            raise KeyMissingError(f"no file {name} in the key folder")
+            raise KeyMissingError(f"no file {name} in {self._folder}")
         return self._files[name]
 
     def check(self, stem: str) -> None:
@@ -283,24 +374,56 @@ class Keyring:
         public = self._public_key(stem)
         if f"{stem}.key" in self._files:
             if self._private_key(f"{stem}.key").public_key() != public:
-                raise ConfigError(f"{stem}: the private key does not belong to {stem}.pem")
+                raise self._bad(stem, f"the private key does not belong to {stem}.pem")
+
+    def objection(self, stem: str) -> str | None:
+        """Why the certificate in ``stem``.pem is not used; None: nothing speaks against it.
+
+        It may be for another holder or usage, or outside its dates where a moment is given.
+        """
+        if stem not in self._misfits:
+            self._misfits[stem] = self._misfit(stem)
+        reason = self._misfits[stem]
+        if reason is None and self._at is not None:
+            info = self.certificate(f"{stem}.pem")
+            reason = None if info is None else info.outside_dates(self._at)
+        return reason
 
     def names(self) -> tuple[str, ...]:
         """The names of all key files, sorted."""
         return tuple(sorted(self._files))
 
+    def _bad(self, name: str, reason: str) -> ConfigError:
+        return ConfigError(f"{self._folder}: {name}: {reason}")
+
     def _describe(self, name: str, data: bytes) -> CertificateInfo:
         try:
             # The library reads names and extensions lazily, so they fail only here.
             return _describe(self._load_certificate(name, data))
-        except ValueError as error:
-            raise ConfigError(f"{name}: no readable certificate ({error})") from error
+        except _UNREADABLE as error:
+            raise self._bad(name, f"no readable certificate ({error})") from error
 
     def _load_certificate(self, name: str, data: bytes) -> x509.Certificate:
         try:
             return x509.load_pem_x509_certificate(data)
-        except ValueError as error:
-            raise ConfigError(f"{name}: no readable certificate ({error})") from error
+        except _UNREADABLE as error:
+            raise self._bad(name, f"no readable certificate ({error})") from error
+
+    def _usable_key(self, stem: str) -> ec.EllipticCurvePublicKey:
+        reason = self.objection(stem)
+        if reason is not None:
+            raise KeyMissingError(f"{stem}.pem: {reason}")
+        return self._public_key(stem)
+
+    def _misfit(self, stem: str) -> str | None:
+        info = self.certificate(f"{stem}.pem")
+        if info is None:
+            return None
+        if info.entity_id is None or info.entity_id.hex != stem[:16]:
+            return f"certificate names {info.entity_id}"
+        if USAGE_NAMES[stem[-2:]] not in info.usages:
+            return f"certificate is for {' '.join(info.usages) or 'no usage'}"
+        return None
 
     def _public_key(self, stem: str) -> ec.EllipticCurvePublicKey:
         if stem not in self._public:
@@ -317,23 +440,24 @@ class Keyring:
             else:
                 key = serialization.load_pem_public_key(data)
         except (ValueError, UnsupportedAlgorithm) as error:
-            raise ConfigError(f"{stem}.pem: no readable public key") from error
+            raise self._bad(f"{stem}.pem", "no readable public key") from error
         if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
-            raise ConfigError(f"{stem}.pem: expected a P-256 key")
+            raise self._bad(f"{stem}.pem", "expected a P-256 key")
         return key
 
     def _private_key(self, name: str) -> ec.EllipticCurvePrivateKey:
         if name not in self._private:
             data = self._files.get(name)
             if data is None:
-                raise KeyMissingError(f"no key {name.removesuffix('.key')} in the key folder")
+                stem = name.removesuffix(".key")
+                raise KeyMissingError(f"no key {stem} in {self._folder}")
             try:
                 key = serialization.load_pem_private_key(data, password=None)
             except (ValueError, TypeError, UnsupportedAlgorithm):
                 # Its cause could quote key material, so it is cut off.
-                raise ConfigError(f"{name}: no readable private key") from None
+                raise self._bad(name, "no readable private key") from None
             if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
-                raise ConfigError(f"{name}: expected a P-256 key")
+                raise self._bad(name, "expected a P-256 key")
             self._private[name] = key
         return self._private[name]
 
@@ -497,6 +621,18 @@ def _key_identifier(public: ec.EllipticCurvePublicKey) -> bytes:
     )
     low = int.from_bytes(hashlib.sha1(point, usedforsecurity=False).digest()[-8:], "big")
     return (0x4 << 60 | low & (1 << 60) - 1).to_bytes(8, "big")
+
+
+def certificate_info(encoded: bytes) -> CertificateInfo | None:
+    """What a DER certificate says; None: it is none."""
+    try:
+        return _describe(x509.load_der_x509_certificate(encoded))
+    except _UNREADABLE:
+        return None
+
+
+def _rfc3339(utc: int) -> str:
+    return f"{_EPOCH + datetime.timedelta(seconds=utc):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _describe(certificate: x509.Certificate) -> CertificateInfo:

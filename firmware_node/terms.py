@@ -241,5 +241,6 @@ class DeviceSettings:
     acb: EntityId | None = None  # a PPMID's alerts go there; None: the keyring's first ACB
     supplier: EntityId | None = None  # the only one obeyed; None: every one in the keyring
     image_format: ImageFormat | None = None  # None: told from the file
+    check_validity: bool = False  # of certificates by their dates, once the time is known
     ota: OtaSettings = field(default_factory=OtaSettings)
     activation: ActivationSettings = field(default_factory=ActivationSettings)

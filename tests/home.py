@@ -89,8 +89,10 @@ class Story:
         return device, self._storage
 
     def offer(self, ota_file: bytes) -> None:
-        """The service user's SR 11.4 reaches the hub."""
-        self.world.tell_hub(OfferImage("request", ota_file, (self.settings.entity_id,)))
+        """The service user's SR 11.4 reaches the hub; for another device than a PPMID, 11.1."""
+        out_of_band = self.settings.type is not DeviceType.PPMID
+        who = (self.settings.entity_id,)
+        self.world.tell_hub(OfferImage("request", ota_file, who, out_of_band))
 
     @property
     def device(self) -> Device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -352,15 +353,8 @@ class Bench:
 
     def requests(self) -> list[object]:
         """What was asked of the server, decoded."""
-        decoded = []
-        for frame in self.sent:
-            if frame.profile == zdo.PROFILE:
-                continue
-            header, body = zcl.decode_header(frame.payload)
-            if header.cluster_specific:
-                assert not header.to_client and not header.disable_default_response
-                decoded.append(_DECODERS[header.command](body))
-        return decoded
+        decoded = (_request(f.payload) for f in self.sent if f.profile != zdo.PROFILE)
+        return [request for request in decoded if request is not None]
 
     def last(self, kind: type[_T]) -> _T:
         """The last request sent, which is of this kind."""
@@ -391,6 +385,16 @@ class Bench:
     def note(self, name: str) -> Notify:
         """The last notification of this name."""
         return [note for note in self.notes if note.name == name][-1]
+
+
+@functools.cache
+def _request(payload: bytes) -> object | None:
+    """A command to the server; None for anything else. A test looks at the same frames often."""
+    header, body = zcl.decode_header(payload)
+    if not header.cluster_specific:
+        return None
+    assert not header.to_client and not header.disable_default_response
+    return _DECODERS[header.command](body)
 
 
 def match(address: int = COORDINATOR, *endpoints: int) -> bytes:

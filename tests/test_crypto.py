@@ -21,6 +21,8 @@ from firmware_node.crypto import (
     VerifyKey,
     aes_mmo,
     derive_key,
+    gcm_open,
+    gcm_seal,
     gmac,
     private_key_from,
     private_key_pem,
@@ -117,6 +119,26 @@ def test_gmac_of_the_published_vector_is_right() -> None:
     key = bytes(range(16))
     iv = bytes.fromhex("90b3d51f30030000") + bytes(4)
     assert gmac(key, iv, b"helloworld").hex() == "fb3afed43b78508864f00da3"
+
+
+def test_encryption_of_the_published_vector_is_right_and_opens_again() -> None:
+    key = bytes(range(16))
+    iv = bytes.fromhex("90b3d51f30030000") + bytes(4)
+    sealed = gcm_seal(key, iv, b"one two three", b"helloworld")
+    assert sealed.hex() == "584fa806b24491178829d46c38" + "6b33bdcb1e223242ec20b957"
+    assert gcm_open(key, iv, sealed, b"helloworld") == b"one two three"
+
+
+def test_sealed_octets_that_were_changed_or_cut_do_not_open() -> None:
+    key, iv = bytes(16), bytes(12)
+    sealed = gcm_seal(key, iv, b"text", b"covered")
+    for at in range(len(sealed)):
+        spoilt = bytearray(sealed)
+        spoilt[at] ^= 1
+        assert gcm_open(key, iv, bytes(spoilt), b"covered") is None
+        assert gcm_open(key, iv, sealed[:at], b"covered") is None
+    assert gcm_open(key, iv, sealed, b"Covered") is None
+    assert gcm_open(key, iv, sealed, b"covered") == b"text"
 
 
 def test_signature_holds_for_its_data_and_key_alone() -> None:
@@ -234,6 +256,71 @@ def test_certificate_under_another_name_gives_that_name_no_role() -> None:
     keyring = Keyring({f"{STRANGER.hex}-ds.pem": KEYS[f"{SUPPLIER.hex}-ds.pem"]})
     assert keyring.role(STRANGER) is None
     assert keyring.find(Role.SUPPLIER) == ()
+
+
+DATED = Keyring(build_keys(b"dated", days=10))  # organisations from 2020-01-01 to 2020-01-11
+DAY = 86_400
+FIRST_DAY = 7305 * DAY  # 2020-01-01 in seconds since 2000-01-01
+
+
+@pytest.mark.parametrize(
+    ("utc", "counts"),
+    [
+        (FIRST_DAY - 1, False),
+        (FIRST_DAY, True),
+        (FIRST_DAY + 10 * DAY, True),
+        (FIRST_DAY + 10 * DAY + 1, False),
+        (None, True),
+    ],
+)
+def test_certificate_counts_between_its_dates_where_a_moment_is_given(
+    utc: int | None, counts: bool
+) -> None:
+    keyring = DATED.at(utc)
+    assert (keyring.role(SUPPLIER) is Role.SUPPLIER) == counts
+    assert (keyring.find(Role.SUPPLIER) == (SUPPLIER,)) == counts
+    for use in (
+        lambda: keyring.verify_key(SUPPLIER),
+        lambda: keyring.shared_secret(PPMID, SUPPLIER),
+    ):
+        if counts:
+            use()
+        else:
+            with pytest.raises(KeyMissingError, match=r"expired|not valid before"):
+                use()
+    assert DATED.role(SUPPLIER) is Role.SUPPLIER
+    assert DATED.at(FIRST_DAY).find(Role.SUPPLIER) == (SUPPLIER,)
+
+
+def test_secret_agreed_before_a_certificate_expired_is_not_used_afterwards() -> None:
+    DATED.at(FIRST_DAY).shared_secret(PPMID, BROKER)
+    with pytest.raises(KeyMissingError, match="expired"):
+        DATED.at(FIRST_DAY + 11 * DAY).shared_secret(PPMID, BROKER)
+
+
+def test_device_certificate_and_bare_key_never_expire() -> None:
+    keyring = DATED.at(2**32 - 1)
+    assert keyring.is_device(PPMID)
+    keyring.verify_key(PPMID)
+    bare = keyring.verify_key(PPMID).pem()
+    Keyring({f"{STRANGER.hex}-ds.pem": bare}).at(2**32 - 1).verify_key(STRANGER)
+
+
+def test_certificate_of_another_holder_or_usage_gives_no_key() -> None:
+    other_holder = Keyring({f"{STRANGER.hex}-ds.pem": KEYS[f"{SUPPLIER.hex}-ds.pem"]})
+    with pytest.raises(KeyMissingError, match="names 90-B3"):
+        other_holder.verify_key(STRANGER)
+    swapped = Keyring(
+        KEYS
+        | {
+            f"{SUPPLIER.hex}-ds.pem": KEYS[f"{SUPPLIER.hex}-ka.pem"],
+            f"{SUPPLIER.hex}-ka.pem": KEYS[f"{SUPPLIER.hex}-ds.pem"],
+        }
+    )
+    with pytest.raises(KeyMissingError, match="is for keyAgreement"):
+        swapped.verify_key(SUPPLIER)
+    with pytest.raises(KeyMissingError, match="is for digitalSignature"):
+        swapped.shared_secret(PPMID, SUPPLIER)
 
 
 @needs_vectors

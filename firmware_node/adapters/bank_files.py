@@ -10,6 +10,9 @@ grown. Ordering rules of the ratchet (dual-bank.md 6):
    write-ahead log whose header rotted is ignored by SQLite without a word.
 4. A value that cannot be read is unknown and stays so until somebody who knows it raises it; it is
    never zero (dual-bank.md 6, last sentence).
+
+Octets that cannot be read any more read as zeros: no check lets them pass, so a bad block costs a
+bank or an area of the ratchet and not the device, and writing it anew often heals it.
 """
 
 from __future__ import annotations
@@ -32,18 +35,30 @@ _UNKNOWN = 2**64 - 1
 
 
 @contextlib.contextmanager
-def file_failures(what: str) -> Iterator[None]:
-    """Turn operating-system errors into ours."""
+def file_failures(what: str, *, full: type[StorageError] = StorageError) -> Iterator[None]:
+    """Turn operating-system errors into ours; ``full``: what a full disk is.
+
+    It is an error as any other where nothing may be tried again: a sync that failed, for whatever
+    reason, may have dropped what it should have written.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFullError(f"{what}: {error.strerror}") from error
-        raise StorageError(f"{what}: {error.strerror or error}") from error
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise (full if is_full else StorageError)(f"{what}: {error.strerror or error}") from error
+
+
+def forget_cached(fd: int) -> None:
+    """Let the next read come from the medium; what was not yet synced stays."""
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 class BankFile:
-    """One bank file: image area, then two trailer pages."""
+    """One bank file: image area, then two trailer pages.
+
+    After ``sync``, and at a start, reads come from the medium: else a read-back would compare the
+    page cache with itself.
+    """
 
     def __init__(self, fd: int, size: int, name: str) -> None:
         self._fd = fd
@@ -58,7 +73,7 @@ class BankFile:
     def write(self, offset: int, data: bytes) -> None:
         """See ``boundary.BankArea``."""
         assert offset % PAGE_SIZE == 0 and offset + len(data) <= self._size
-        _write(self._fd, data, offset, self._name)
+        self._write(data, offset)
 
     def read(self, offset: int, size: int) -> bytes:
         """See ``boundary.BankArea``."""
@@ -68,7 +83,7 @@ class BankFile:
     def write_trailer(self, area: int, record: bytes) -> None:
         """See ``boundary.BankArea``."""
         assert area in (0, 1) and len(record) <= PAGE_SIZE
-        _write(self._fd, record, self._size + area * PAGE_SIZE, self._name)
+        self._write(record, self._size + area * PAGE_SIZE)
 
     def read_trailer(self, area: int) -> bytes:
         """See ``boundary.BankArea``."""
@@ -78,6 +93,11 @@ class BankFile:
         """See ``boundary.BankArea``."""
         with file_failures(self._name):
             os.fdatasync(self._fd)
+            forget_cached(self._fd)
+
+    def _write(self, data: bytes, offset: int) -> None:
+        with file_failures(self._name, full=StorageFullError):
+            _write(self._fd, data, offset)
 
 
 class _Area(NamedTuple):
@@ -128,8 +148,9 @@ class RatchetFile:
         with file_failures("ratchet.bin"):
             # A killed process may have left an unsynced area; nothing is built on it before this.
             os.fdatasync(self._fd)
-        data = _read(self._fd, RATCHET_SIZE, 0, "ratchet.bin")
-        areas = (_Area.decode(data[:PAGE_SIZE]), _Area.decode(data[PAGE_SIZE:]))
+            forget_cached(self._fd)
+        data = [_read(self._fd, PAGE_SIZE, at, "ratchet.bin") for at in (0, PAGE_SIZE)]
+        areas = [_Area.decode(area) for area in data]
         known = [area for area in areas if area is not None]
         self._both_readable = len(known) == 2
         if known:
@@ -141,7 +162,7 @@ class RatchetFile:
                 _highest(area.floor for area in known),
                 _highest(area.commit for area in known),
             )
-        elif is_new and not any(data[PAGE_SIZE:]):  # the first write of all may have been torn
+        elif is_new and not any(data[1]):  # the first write of all may have been torn
             self._now = _Area(0, 0, 0, 0)
 
     def read(self) -> RatchetValues:
@@ -184,7 +205,8 @@ class RatchetFile:
         return True
 
     def _write(self, area: _Area) -> None:
-        _write(self._fd, area.encode(), (1 - self._durable) * PAGE_SIZE, "ratchet.bin")
+        with file_failures("ratchet.bin"):
+            _write(self._fd, area.encode(), (1 - self._durable) * PAGE_SIZE)
         self._both_readable |= self._now.sequence > 0
         self._now = area
 
@@ -197,23 +219,27 @@ def _highest(values: Iterable[int | None]) -> int | None:
     return max((value for value in values if value is not None), default=None)
 
 
-def _write(fd: int, data: bytes, offset: int, what: str) -> None:
+def _write(fd: int, data: bytes, offset: int) -> None:
     rest = memoryview(data)
-    with file_failures(what):
-        while rest:
-            written = os.pwrite(fd, rest, offset)
-            if written <= 0:
-                raise OSError(errno.EIO, "nothing was written")
-            rest, offset = rest[written:], offset + written
+    while rest:
+        written = os.pwrite(fd, rest, offset)
+        if written <= 0:
+            raise OSError(errno.EIO, "nothing was written")
+        rest, offset = rest[written:], offset + written
 
 
 def _read(fd: int, size: int, offset: int, what: str) -> bytes:
+    """Exactly ``size`` octets; see the module for those that cannot be read."""
     parts = []
     with file_failures(what):
         while size:
-            part = os.pread(fd, size, offset)
-            if not part:
-                raise OSError(errno.EIO, "the file is shorter than it was made")
+            try:
+                part = os.pread(fd, size, offset)
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                part = b""
+            part = part or bytes(size)
             parts.append(part)
             offset, size = offset + len(part), size - len(part)
     return b"".join(parts)

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,17 +57,31 @@ class ControlServer:
     def __init__(self, path: Path, handler: Handler) -> None:
         self._path = path
         self._handler = handler
+        self._listener: socket.socket | None = None
         self._server: asyncio.Server | None = None
 
+    def bind(self) -> None:
+        """Take the socket; who connects waits until ``open``.
+
+        Raises:
+            EnvironmentFailure: as ``virtual_radio.listen``.
+        """
+        self._listener = listen(self._path)
+
     async def open(self) -> None:
-        """Listen. Raises EnvironmentFailure as ``virtual_radio.listen``."""
-        self._server = await asyncio.start_unix_server(self._serve, sock=listen(self._path))
+        """Answer. Binds unless that is done; raises like it."""
+        if self._listener is None:
+            self.bind()
+        self._server = await asyncio.start_unix_server(self._serve, sock=self._listener)
 
     def close(self) -> None:
         """Stop listening and take the socket file away."""
-        if self._server is not None:
-            self._server.close()
+        if self._listener is not None:
+            if self._server is not None:
+                self._server.close()
+            self._listener.close()
             self._path.unlink(missing_ok=True)
+            self._listener = self._server = None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = h11.Connection(h11.SERVER)

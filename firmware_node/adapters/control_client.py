@@ -18,6 +18,9 @@ from firmware_node.errors import EnvironmentFailure, FirmwareNodeError
 Document = dict[str, Any]
 
 
+_REFUSALS = (400, 413)  # what was asked for is at fault, not who was asked
+
+
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: Path, timeout_s: float | None) -> None:
         super().__init__("localhost", timeout=timeout_s)
@@ -35,7 +38,7 @@ def call(
     """The documents a daemon answers; the iterator follows a stream.
 
     Raises:
-        EnvironmentFailure: nobody answers at ``path``, or not to the end.
+        EnvironmentFailure: nobody answers at ``path``, or not to the end, or somebody else.
         FirmwareNodeError: the daemon refuses; its one line.
     """
     connection = _UnixConnection(path, timeout_s)
@@ -45,16 +48,30 @@ def call(
         if response.status != 200:
             try:
                 text = str(json.loads(response.read())["error"])
-            except (ValueError, KeyError):
+            except (ValueError, KeyError, TypeError):
                 text = f"HTTP {response.status}"
-            raise FirmwareNodeError(text)
+            if response.status in _REFUSALS:
+                raise FirmwareNodeError(text)
+            other = "; is it another daemon's socket?" if response.status == 404 else ""
+            raise EnvironmentFailure(f"{path}: {text}{other}")
         rest = b""
         # Iterating over the response would take a stream that broke off for one that ended.
         while data := response.read1(65536):
             *lines, rest = (rest + data).split(b"\n")
-            yield from map(json.loads, filter(None, lines))
+            for line in filter(None, lines):
+                yield _document(path, line)
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or error
         raise EnvironmentFailure(f"{path}: no daemon answers ({reason})") from error
     finally:
         connection.close()
+
+
+def _document(path: Path, line: bytes) -> Document:
+    try:
+        document = json.loads(line)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise EnvironmentFailure(f"{path}: what answers is no daemon of this program")
+    return document

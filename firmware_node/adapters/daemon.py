@@ -1,8 +1,9 @@
 """The device daemon: state directory, radio, control socket around one ``Device``.
 
 The emulated device's restart re-executes the same command in place: same process id, the lock
-let go and taken again. A failing store ends the process with code 3; what a step did not commit
-never happened.
+let go and taken again. Like a reset it closes nothing, so it writes nothing. A failing store ends
+the process on the spot with code 3: what a step did not commit never happened, no buffer is
+flushed, and no file closed that would be written by that.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from firmware_node.adapters.driver import (
 )
 from firmware_node.adapters.gpio import open_lines
 from firmware_node.adapters.gpio.memory_lines import NoLines
+from firmware_node.adapters.pace import Watch
 from firmware_node.adapters.service import device_words, tell_status
-from firmware_node.adapters.storage import FileStorage
+from firmware_node.adapters.storage import ROOM, FileStorage
 from firmware_node.adapters.virtual_radio import AirClient
 from firmware_node.boundary import (
     Answer,
@@ -53,9 +55,10 @@ from firmware_node.boundary import (
 )
 from firmware_node.config import DeviceConfig, read_image
 from firmware_node.crypto import Keyring
-from firmware_node.errors import ConfigError, KeyMissingError
+from firmware_node.errors import ConfigError, KeyMissingError, RefusedError, StorageError
 from firmware_node.node.device import Device
 from firmware_node.node.logs import Log
+from firmware_node.node.verification import verify_image
 from firmware_node.terms import ImageKey
 from firmware_node.wire.manufacturer_image import Manifest, build
 from firmware_node.wire.ota_file import OtaHeader, build_gb_plain
@@ -74,24 +77,35 @@ def run_device(
     ``reload`` is what SIGHUP asks for.
     """
     _check_keys(config, keyring)
+    _check_factory_image(config, factory_image, keyring)
     storage = FileStorage(Path(config.storage.directory), config.storage.bank_size)
     daemon = DeviceDaemon(config, storage, keyring, factory_image, reload)
     try:
         code = asyncio.run(daemon.main())
+        if daemon.restart is not None:
+            _re_execute(daemon.restart)
     finally:
         storage.close()
-    if daemon.restart is not None:
-        _re_execute(daemon.restart)
     return code
 
 
 def _check_keys(config: DeviceConfig, keyring: Keyring) -> None:
     """What the device cannot do without is missed at start, not at the first alert."""
-    entity_id = config.settings().entity_id
+    keyring.signing_key(config.settings().entity_id)
+
+
+def _check_factory_image(config: DeviceConfig, image: bytes, keyring: Keyring) -> None:
+    """A device that could not run it is missed before anything is stored, not at a reset."""
+    where = f"device.factory_image {config.device.factory_image or '(built in)'}"
     try:
-        keyring.signing_key(entity_id)
-    except KeyMissingError as error:
-        raise ConfigError(f"keys.directory {config.keys.directory}: {error}") from error
+        verify_image(image, config.settings(), keyring)
+    except RefusedError as refused:
+        raise ConfigError(f"{where}: {refused}") from refused
+    if len(image) > config.storage.bank_size + ROOM:
+        raise ConfigError(
+            f"{where}: found {len(image)} bytes, expected at most storage.bank_size "
+            f"{config.storage.bank_size} and header"
+        )
 
 
 def _re_execute(reason: str) -> NoReturn:
@@ -133,7 +147,7 @@ class DeviceDaemon:
         self._answer: Answer | None = None
         self._stopping: asyncio.Future[int] | None = None
         self._error: BaseException | None = None
-        self._rate: tuple[float, int] | None = None
+        self._watch = Watch(config.ota.block_size)
         self.restart: str | None = None
 
     async def main(self) -> int:
@@ -153,6 +167,7 @@ class DeviceDaemon:
         """Start, say that we are ready, run until something ends us."""
         self._stopping = asyncio.get_running_loop().create_future()
         on_signals(self._on_signal, self._on_reload)
+        self._control.bind()  # a start counts in a trial, so it must not fail on this afterwards
         self._driver.deliver(Started())
         if not self._stopping.done():
             await self._control.open()
@@ -199,6 +214,9 @@ class DeviceDaemon:
             self._stopping.set_result(code)
 
     def _fail(self, error: BaseException) -> None:
+        if isinstance(error, StorageError):
+            print(f"firmware-node: {error}", file=sys.stderr, flush=True)
+            os._exit(3)
         self._error = error
         self._stop(3)
 
@@ -207,9 +225,7 @@ class DeviceDaemon:
             case SendFrame():
                 self._radio.send(effect)
             case Notify():
-                self._events.add(effect)
-                if effect.name == "download_started":
-                    self._rate = (time.monotonic(), int(effect.fields["file_offset"] or 0))
+                self._events.add(self._watch.heard(effect))
             case Answer():
                 self._answer = effect
             case SetRelay(name=name, on=on) | SetIndicator(name=name, on=on):
@@ -269,14 +285,7 @@ class DeviceDaemon:
 
     def _status(self) -> Document:
         status = self._device.status(now_ms())
-        upgrade = status["upgrade"]
-        assert isinstance(upgrade, dict)
-        if self._rate is not None and upgrade["status"] == "download_in_progress":
-            seconds = time.monotonic() - self._rate[0]
-            done = upgrade["file_offset"] - self._rate[1]
-            if done > 0 and seconds > 0:
-                left = upgrade["total_size"] - upgrade["file_offset"]
-                upgrade["eta_seconds"] = round(left * seconds / done, 1)
+        self._watch.add_to(status)
         status["gpio"] = self._gpio.describe()
         status["pid"] = os.getpid()
         return status

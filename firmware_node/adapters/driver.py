@@ -47,6 +47,7 @@ class Driver:
         failed: Callable[[BaseException], None],
     ) -> None:
         self._machine = machine
+        self._step = machine.step
         self._commit = commit
         self._perform = perform
         self._flush = flush
@@ -55,30 +56,36 @@ class Driver:
         self._stepping = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: int | None = None
+        self._arming = False
         self._stopped = False
 
     def deliver(self, item: Input | None) -> None:
         """Give the machine an input, in order of arrival."""
         if self._stopped:
             return
-        self._waiting.append(item)
         if self._stepping:
+            self._waiting.append(item)
             return
         self._stepping = True
         try:
-            while self._waiting and not self._stopped:
-                effects = self._machine.step(self._waiting.popleft(), now_ms())
+            while True:
+                effects = self._step(item, time.monotonic_ns() // 1_000_000)
                 self._commit()
                 for effect in effects:
                     self._perform(effect)
                 self._flush()
+                if not self._waiting or self._stopped:
+                    break
+                item = self._waiting.popleft()
         except BaseException as error:
             self._stopped = True
             self._failed(error)
             return
         finally:
             self._stepping = False
-        self._arm()
+        if not self._arming:  # once for all that a burst of frames delivers
+            self._arming = True
+            asyncio.get_running_loop().call_soon(self._arm)
 
     def stop(self) -> None:
         """No further step."""
@@ -87,6 +94,9 @@ class Driver:
             self._timer.cancel()
 
     def _arm(self) -> None:
+        self._arming = False
+        if self._stopped:
+            return
         wake_at = self._machine.wake_at
         if wake_at == self._timer_at and self._timer is not None:
             return

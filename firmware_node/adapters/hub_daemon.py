@@ -1,7 +1,8 @@
 """The hub daemon: the Comms Hub, its air, and the DCC with its head end behind one socket.
 
-The DCC lives in the hub's process, because the rule for request signatures is the hub's
-configuration; service requests come as they are and are parsed here.
+The DCC lives in the hub's process, because the rules for requests are the hub's configuration.
+What a request means is said by ``dcc``, how far it is by ``dcc_exchange``; here are the waiting and
+the way between the socket, the head end and the hub.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from firmware_node.adapters.control import ControlServer, Document, Refusal, Request, stream
+from firmware_node.adapters.dcc import Dcc
+from firmware_node.adapters.dcc_exchange import Exchange, message_document
 from firmware_node.adapters.driver import (
     Driver,
     Events,
@@ -26,6 +28,7 @@ from firmware_node.adapters.driver import (
     on_signals,
     reloading,
 )
+from firmware_node.adapters.pace import Pace
 from firmware_node.adapters.service import hub_words, tell_status
 from firmware_node.adapters.virtual_radio import AirServer
 from firmware_node.boundary import (
@@ -38,31 +41,32 @@ from firmware_node.boundary import (
     MessageUp,
     Notify,
     OfferImage,
-    ReadVersion,
     SendFrame,
     SetClock,
     Started,
 )
-from firmware_node.config import HubConfig, read_key_folder
+from firmware_node.config import HubConfig, HubSection, read_key_folder
 from firmware_node.crypto import Keyring
-from firmware_node.errors import ConfigError, DecodeError
+from firmware_node.errors import ConfigError
 from firmware_node.rig.comms_hub import CommsHub, HubSettings, Misbehaviour
 from firmware_node.rig.head_end import HeadEnd
 from firmware_node.terms import EntityId, Role
-from firmware_node.tools import duis
-from firmware_node.wire.gbcs import decode_message
-from firmware_node.wire.ota_file import decode_ota_header
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 WAIT_MAX_S = 7 * 24 * 3600
+PROGRESS_S = 0.2  # between two looks at the transfers that a request waits for
 MESSAGES_KEPT = 1000  # in memory, for ``GET /v1/messages``
-_FAILED = ("discarded", "hardware_mismatch", "transfer_failed", "unknown_device", "no_route")
 _log = logging.getLogger(__name__)
 
 
 def run_hub(config: HubConfig, reload: Callable[[], None]) -> int:
-    """Run until stopped; the exit code. ``reload`` is what SIGHUP asks for."""
-    keyring = Keyring(read_key_folder(config.keys.directory))
+    """Run until stopped; the exit code. ``reload`` is what SIGHUP asks for.
+
+    With ``check_validity`` the dates of certificates are judged once, at the start.
+    """
+    keyring = Keyring(read_key_folder(config.keys.directory), config.keys.directory)
+    if config.keys.check_validity:
+        keyring = keyring.at(utc_now())
     return asyncio.run(HubDaemon(config, keyring, reload).main())
 
 
@@ -85,13 +89,22 @@ class HubDaemon:
         counter = int(time.time() * 1000)
         self._hub = CommsHub(_hub_settings(config, hub_id, self._acb, counter), keyring)
         self._head_end = HeadEnd(self._acb, keyring, first_counter=counter)
+        self._dcc = Dcc(
+            config.dcc,
+            keyring,
+            self._acb,
+            hub_id,
+            first_counter=counter,
+            utc=lambda: self._hub.utc(now_ms()),
+            is_present=self._hub.knows,
+        )
         self._events = Events()
         self._driver = Driver(
             self._hub, lambda: None, self._perform, lambda: self._radio.flush(), self._fail
         )
         self._radio = AirServer(Path(config.radio.air), hub_id, self._driver.deliver)
         self._control = ControlServer(Path(config.dcc.socket), self._handle)
-        self._followers: set[asyncio.Queue[Document]] = set()
+        self._followers: set[asyncio.Queue[Delivered | MessageChecked]] = set()
         self._messages: deque[Document] = deque(maxlen=MESSAGES_KEPT)
         self._stopping: asyncio.Future[int] | None = None
         self._error: BaseException | None = None
@@ -101,22 +114,27 @@ class HubDaemon:
         """Open air and socket, say that we are ready, run until something ends us."""
         self._stopping = asyncio.get_running_loop().create_future()
         on_signals(self._stop, self._on_reload)
-        await self._radio.open()
-        self._driver.deliver(Started())
-        await self._control.open()
-        notify_systemd(f"READY=1\nSTATUS={self._words()}")
-        _log.warning("ready")
-        tasks = [
-            asyncio.create_task(feed_watchdog()),
-            asyncio.create_task(tell_status(self._words, notify_systemd)),
-        ]
-        code = await self._stopping
-        notify_systemd("STOPPING=1\nSTATUS=stopping")
-        for task in tasks:
-            task.cancel()
-        self._driver.stop()
-        self._control.close()
-        self._radio.close()
+        try:
+            self._control.bind()
+            await self._radio.open()
+            self._driver.deliver(Started())
+            await self._control.open()
+            for problem in self._dcc.list_problems:
+                _log.warning("central_products_list: %s", problem)
+            notify_systemd(f"READY=1\nSTATUS={self._words()}")
+            _log.warning("ready")
+            tasks = [
+                asyncio.create_task(feed_watchdog()),
+                asyncio.create_task(tell_status(self._words, notify_systemd)),
+            ]
+            code = await self._stopping
+            notify_systemd("STOPPING=1\nSTATUS=stopping")
+            for task in tasks:
+                task.cancel()
+        finally:
+            self._driver.stop()
+            self._control.close()
+            self._radio.close()
         if self._error is not None:
             raise self._error
         return code
@@ -146,35 +164,30 @@ class HubDaemon:
             case MessageUp(message=message):
                 self._head_end_step(MessageArrived(message))
             case Delivered():
-                self._publish(
-                    {
-                        "delivery": {
-                            "entity_id": str(effect.entity_id),
-                            "status": effect.status,
-                        },
-                        "request_id": effect.request_id,
-                    }
-                )
+                self._dcc.note(effect)
+                self._publish(effect)
             case _:
                 raise TypeError(f"a hub daemon cannot perform {type(effect).__name__}")
 
-    def _head_end_step(self, item: Input) -> None:
+    def _head_end_step(self, item: Input) -> list[CarryMessage]:
+        """The commands that the head end made; what else it says is dealt with."""
+        commands = []
         for effect in self._head_end.step(item, now_ms()):
             match effect:
                 case CarryMessage():
-                    self._driver.deliver(effect)
+                    commands.append(effect)
                 case MessageChecked():
-                    document = _message_document(effect)
-                    self._messages.append(document)
-                    self._publish({"message": document})
+                    self._messages.append(message_document(effect))
+                    self._publish(effect)
                 case Notify():
                     self._events.add(effect)
                 case _:
                     raise TypeError(f"a head end does not {type(effect).__name__}")
+        return commands
 
-    def _publish(self, document: Document) -> None:
+    def _publish(self, effect: Delivered | MessageChecked) -> None:
         for queue in self._followers:
-            queue.put_nowait(document)
+            queue.put_nowait(effect)
 
     # --- requests ---------------------------------------------------------------------------------
 
@@ -191,7 +204,7 @@ class HubDaemon:
             case "PUT", "/v1/clock":
                 return self._set_clock(request.body)
             case "POST", "/v1/requests":
-                return self._take_request(request.body, _patience_s(request))
+                return self._take_request(request)
         raise Refusal(404, f"{request.method} {request.path} is not known")
 
     def _set_clock(self, body: bytes) -> Document:
@@ -203,125 +216,99 @@ class HubDaemon:
             if not 0 <= utc < 2**32 - 1:
                 raise ValueError
         except ValueError as error:
-            raise Refusal(400, f"time: found {body[:40]!r}, expected RFC 3339") from error
+            raise Refusal(
+                400, f"time: found {body[:40].decode(errors='replace')!r}, expected RFC 3339"
+            ) from error
         self._driver.deliver(SetClock(utc))
         return {"utc": self._hub.status(now_ms())["utc"]}
 
-    def _take_request(self, body: bytes, wait_s: int | None) -> AsyncIterator[Document]:
-        """First what was understood, then deliveries and messages as they come.
+    def _take_request(self, request: Request) -> AsyncIterator[Document]:
+        """First what was understood, then deliveries, messages and answers as they come.
 
-        ``wait_s`` bounds the wait; 0: as the configuration says, None: do not wait.
+        A Pre-Command that we can sign for its User is signed and sent, unless the caller wants to
+        have it and no more.
         """
-        if duis.is_request(body):
-            return self._service_request(body, wait_s)
-        return self._gbcs_message(body, wait_s)
-
-    def _service_request(self, body: bytes, wait_s: int | None) -> AsyncIterator[Document]:
-        request = duis.parse_request(body)
-        state = duis.signature_state(body, self._keyring)
-        warnings: list[str] = []
-        if state != "valid":
-            if self._config.dcc.request_signature == "require":
-                reason = f"request signature: {state}, and this DCC requires a valid one"
-                refused: Document = {
-                    "request_id": request.request_id,
-                    "response_code": None,
-                    "request_signature": state,
-                    "warnings": [],
-                    "error": reason,
-                }
-                return stream([refused])
-            warnings.append(f"request signature: {state}")
-        head: Document = {
-            "request_id": request.request_id,
-            "response_code": "I99" if wait_s is None else "I0",
-            "request_signature": state,
-            "warnings": warnings,
-        }
-        match request.service_reference:
-            case "11.4":
-                assert request.image is not None
-                version = decode_ota_header(request.image).image.version_hex
-                if request.firmware_version and request.firmware_version.lower() != version:
-                    warnings.append(
-                        f"FirmwareVersion {request.firmware_version} differs from the OTA "
-                        f"header's {version}, which counts"
-                    )
-                item: Input = OfferImage(request.request_id, request.image, request.devices)
-                wanted = {str(device): "CS09" for device in request.devices}
-            case "11.2":
-                item = ReadVersion(
-                    request.request_id,
-                    request.originator,
-                    request.counter,
-                    request.devices[0],
+        exchange = self._dcc.take(request.body, request.query.get("to"))
+        exchanges = [exchange]
+        if exchange.pre_command is not None and request.query.get("stop") != "pre-command":
+            signed = self._dcc.go_on(exchange, request.body)
+            if signed is None:
+                exchange.stopped_short = True
+                exchange.head["warnings"].append(
+                    f"no signing key of {exchange.order.user} here: stopped at the Pre-Command"
                 )
-                wanted = {str(request.devices[0]): "CS08"}
-            case other:
-                raise Refusal(400, f"service request {other} is not carried out yet")
-        return self._carry_out(head, item, wanted, wait_s)
-
-    def _gbcs_message(self, body: bytes, wait_s: int | None) -> AsyncIterator[Document]:
-        try:
-            text = body.strip()
-            data = bytes.fromhex(text.decode("ascii")) if text[:1] in b"Dd" else body
-            message = decode_message(data)
-        except (ValueError, DecodeError) as error:
-            raise ConfigError(f"neither a DUIS request nor a GBCS message: {error}") from error
-        recipient = message.header.recipient
-        head: Document = {
-            "request_id": "",
-            "response_code": "I99" if wait_s is None else "I0",
-            "request_signature": "placeholder",
-            "warnings": ["a GBCS message carried as it is"],
-        }
-        return self._carry_out(head, CarryMessage(recipient, data), {str(recipient): ""}, wait_s)
+            else:
+                exchanges.append(self._dcc.take(signed))
+        last = exchanges[-1]
+        item = last.order.item
+        # Made before the answer begins: a key that is missing is the request's fault.
+        commands = [] if item is None else self._head_end_step(item)
+        return self._carry_out(exchanges, commands, _patience_s(request))
 
     async def _carry_out(
-        self, head: Document, item: Input, wanted: dict[str, str], wait_s: int | None
+        self, exchanges: Sequence[Exchange], commands: Sequence[CarryMessage], wait_s: int | None
     ) -> AsyncIterator[Document]:
-        """Until every device answered or failed, or the DCC's patience ends."""
-        queue: asyncio.Queue[Document] = asyncio.Queue()
+        """Until every device answered or failed, or the patience of user or DCC ends.
+
+        ``wait_s`` bounds the wait; 0: as the DCC says, None: do not wait.
+        """
+        queue: asyncio.Queue[Delivered | MessageChecked] = asyncio.Queue()
+        paces: dict[EntityId, Pace] = {}
         self._followers.add(queue)
+        exchange = exchanges[-1]
         try:
-            yield head
-            if isinstance(item, ReadVersion):
-                self._head_end_step(item)
-            else:
-                self._driver.deliver(item)
-            dcc = self._config.dcc
-            patience_s = dcc.poll_s if isinstance(item, OfferImage) else dcc.message_poll_s
-            deadline = time.monotonic() + (wait_s or patience_s)
-            while wanted:
-                if wait_s is None and queue.empty():
-                    return
+            for begun in exchanges:
+                for document in begun.begin():
+                    yield document
+            for command in commands:
+                for document in exchange.take_command(command):
+                    yield document
+                if exchange.order.sends:
+                    self._driver.deliver(command)
+            if isinstance(exchange.order.item, OfferImage):
+                self._driver.deliver(exchange.order.item)
+            deadline = time.monotonic() + (wait_s or exchange.patience_s())
+            hurrying = False
+            while not queue.empty() or (wait_s is not None and not exchange.done):
+                if exchange.only_stragglers and not hurrying:
+                    hurrying = True
+                    limit = time.monotonic() + self._config.dcc.straggler_s
+                    deadline = min(deadline, limit)
+                left_s = max(deadline - time.monotonic(), 0)
                 try:
-                    async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
-                        document = await queue.get()
+                    async with asyncio.timeout(min(left_s, PROGRESS_S)):
+                        effect = await queue.get()
                 except TimeoutError:
-                    return
-                if "delivery" in document:
-                    if document["request_id"] not in ("", head["request_id"]):
-                        continue
-                    delivery = document["delivery"]
-                    if delivery["entity_id"] not in wanted:
-                        continue
-                    # A device that is not there may still join: the offer stands.
-                    if delivery["status"] in _FAILED and not (
-                        delivery["status"] == "unknown_device" and isinstance(item, OfferImage)
-                    ):
-                        wanted.pop(delivery["entity_id"])
+                    if left_s <= PROGRESS_S:
+                        break
+                    for progress in self._progress(exchange.waiting, paces):
+                        yield progress
+                    continue
+                took = (
+                    exchange.take_delivery(effect)
+                    if isinstance(effect, Delivered)
+                    else exchange.take_message(effect)
+                )
+                for document in took:
                     yield document
-                else:
-                    message = document["message"]
-                    if not _concerns(message, wanted):
-                        continue
-                    yield document
-                    expected = wanted.get(message["originator"])
-                    if expected == "" or expected == message["use_case"]:
-                        wanted.pop(message["originator"])
+            for document in exchange.end(waited=wait_s is not None):
+                yield document
         finally:
             self._followers.discard(queue)
+
+    def _progress(
+        self, devices: Iterable[EntityId], paces: dict[EntityId, Pace]
+    ) -> Iterator[Document]:
+        """Where the transfers are, for whoever waits; ``paces`` remembers where each began."""
+        for device in devices:
+            progress = self._hub.progress(device)
+            if progress is None:
+                paces.pop(device, None)
+                continue
+            offset, total, blocks = progress
+            pace = paces.setdefault(device, Pace(offset, blocks))
+            fields = {"entity_id": str(device), "file_offset": offset, "total_size": total}
+            yield {"progress": fields | pace.report(offset, total, blocks)}
 
 
 def _patience_s(request: Request) -> int | None:
@@ -331,35 +318,12 @@ def _patience_s(request: Request) -> int | None:
     return int(limit) if request.query.get("wait") else None
 
 
-def _concerns(message: Document, wanted: dict[str, str]) -> bool:
-    about = message["fields"].get("entity_id")
-    return message["originator"] in wanted or about in wanted
-
-
-def _message_document(effect: MessageChecked) -> Document:
-    document: dict[str, Any] = {
-        "use_case": effect.use_case,
-        "message_code": f"{effect.message_code:04X}",
-        "kind": effect.kind,
-        "originator": str(effect.originator),
-    }
-    if effect.alert_code is not None:
-        document["alert_code"] = f"{effect.alert_code:04X}"
-    document |= {
-        "signature": effect.signature,
-        "mac": effect.mac,
-        "fields": dict(effect.fields),
-        "hex": effect.message.hex(),
-    }
-    return document
-
-
 def _acb(config: HubConfig, keyring: Keyring) -> EntityId:
     if config.dcc.acb is not None:
         return EntityId.parse(config.dcc.acb)
     known = keyring.find(Role.ACCESS_CONTROL_BROKER)
     if not known:
-        raise ConfigError(f"keys.directory {config.keys.directory}: no access control broker in it")
+        raise ConfigError(f"{config.keys.directory}: no access control broker in it")
     return known[0]
 
 
@@ -377,8 +341,17 @@ def _hub_settings(config: HubConfig, hub_id: EntityId, acb: EntityId, counter: i
         default_responses=section.default_responses,
         utc=utc_now() - now_ms() // 1000,
         first_counter=counter,
-        script=tuple(_misbehaviour(text) for text in section.script),
+        script=misbehaviours(section),
     )
+
+
+def misbehaviours(section: HubSection) -> tuple[Misbehaviour, ...]:
+    """What the script of a configuration asks for.
+
+    Raises:
+        ConfigError: nothing is called so.
+    """
+    return tuple(_misbehaviour(text) for text in section.script)
 
 
 def _misbehaviour(text: str) -> Misbehaviour:

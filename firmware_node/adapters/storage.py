@@ -8,9 +8,12 @@ Promises of ``boundary.Storage`` on real files. Ordering rules (dual-bank.md 2, 
 3. ``commit``: one transaction with one fsync; then the ratchet values queued for after it, or a
    note of the commit's number there.
 4. A failed write or fsync is never retried: the process ends and the next start reads the truth.
-5. A database that cannot be read is salvaged into a new file. From the moment that file has its
-   name ``node.db.new`` it counts, and every start finishes the replacement: the old write-ahead log
-   goes first, or it would be replayed into the new database.
+   For that it first drops what the page cache holds: after a failed fsync Linux keeps octets there
+   that never reached the medium. What a killed process had not synced is synced first.
+5. A database is made whole in ``node.db.part``, also the first one. From the moment that file has
+   the name ``node.db.new`` it counts, and every start finishes the replacement: the old write-ahead
+   log goes first, or it would be replayed into the new database. What can be read of a damaged
+   database goes into the new one.
 6. Records whose commit is older than the one that the ratchet saw went back in time. They are
    dropped, but for the messages that wait: to repeat one is harmless, an old counter is not.
 
@@ -21,6 +24,7 @@ CRC32 over its key and value: a row that fails it is lost, never data.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import sqlite3
@@ -34,6 +38,7 @@ from firmware_node.adapters.bank_files import (
     BankFile,
     RatchetFile,
     file_failures,
+    forget_cached,
 )
 from firmware_node.boundary import PAGE_SIZE, BankArea
 from firmware_node.errors import (
@@ -50,6 +55,7 @@ LOST_KEY = "lost"  # rows are missing after a salvage; Banks rebuilds them and r
 KEPT_WHEN_STALE = "outbox/"  # rule 6
 _DATABASE = "node.db"
 _NEW = "node.db.new"
+_PART = "node.db.part"
 _COMMIT_KEY = "~commit"  # rows of ours that ``Records`` does not show: number of the last commit,
 _AREA_KEY = "~area"  # and bytes of an image area
 _COLUMNS = "key TEXT PRIMARY KEY, value BLOB NOT NULL, crc INTEGER NOT NULL"
@@ -89,7 +95,7 @@ _Row = tuple[str, bytes, int]
 def _failures(what: str) -> Iterator[None]:
     """Turn operating-system and SQLite errors into ours."""
     try:
-        with file_failures(what):
+        with file_failures(what, full=StorageFullError):
             yield
     except sqlite3.Error as error:
         if _code(error) == sqlite3.SQLITE_FULL:
@@ -189,6 +195,8 @@ class FileStorage:
             self._records.load(self._open_database())
             is_new = not self._records.keys("")
             self._size_files([*banks.values()], ratchet, is_new)
+            for fd in banks.values():
+                forget_cached(fd)
             self._make_ballast()
             self._banks = {
                 bank: BankFile(fd, self._area, f"bank {bank.value}") for bank, fd in banks.items()
@@ -259,14 +267,17 @@ class FileStorage:
 
     def _open_directory(self) -> int:
         try:
-            if not self._path.is_dir():
-                self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-                parent = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    os.fsync(parent)
-                finally:
-                    os.close(parent)
+            for path in reversed([self._path, *self._path.parents]):
+                if not path.is_dir():
+                    path.mkdir(mode=0o700 if path == self._path else 0o777)
+                    parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                    try:
+                        os.fsync(parent)
+                    finally:
+                        os.close(parent)
             fd = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            if not os.listdir(fd):  # an operator's mkdir has another mode than ours
+                os.fchmod(fd, 0o700)
         except OSError as error:
             raise EnvironmentFailure(f"state directory {self._path}: {error.strerror}") from error
         self._fds.append(fd)
@@ -298,7 +309,8 @@ class FileStorage:
             or info.st_nlink != 1
         ):
             raise EnvironmentFailure(
-                f"{self._path / name}: expected a regular file of ours, mode 0600, one link"
+                f"{self._path / name}: found {stat.filemode(info.st_mode)}, owner {info.st_uid}, "
+                f"{info.st_nlink} links, expected a regular file of ours, mode 0600, one link"
             )
 
     def _size_files(self, banks: Sequence[int], ratchet: int, is_new: bool) -> None:
@@ -313,7 +325,6 @@ class FileStorage:
                     f"{self._path}: a bank of {found} bytes, expected {size}; "
                     "storage.bank_size cannot change on an existing state directory"
                 )
-        was_made = False
         with _failures(f"state directory {self._path}"):
             for fd, full in (*((bank, size) for bank in banks), (ratchet, RATCHET_SIZE)):
                 is_short = os.fstat(fd).st_size < full
@@ -321,9 +332,8 @@ class FileStorage:
                     os.posix_fallocate(fd, 0, full)
                 if is_short or is_new:  # a killed process may have left it whole, not yet synced
                     os.fsync(fd)
-                was_made |= is_short
-            if was_made or is_new:
-                os.fsync(self._dir)
+            # For the name of the write-ahead log as well: SQLite ignores an error of its own fsync.
+            os.fsync(self._dir)
 
     def _make_ballast(self) -> None:
         """Where there is plenty; its descriptor is closed, or dropping it would free nothing."""
@@ -349,21 +359,45 @@ class FileStorage:
 
     def _open_database(self) -> Sequence[_Row]:
         for name in (_DATABASE, f"{_DATABASE}-wal", f"{_DATABASE}-journal", _NEW):
-            with contextlib.suppress(FileNotFoundError):
-                self._check_file(name, os.lstat(self._path / name))
-        if (self._path / _NEW).exists():
-            self._replace_database()
-        try:
+            self._settle(name)
+        if not (self._path / _NEW).exists():
+            if self._has_database():
+                try:
+                    return self._connect()
+                # SQLite's own words about a damaged schema need not be UTF-8.
+                except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+                    if isinstance(error, sqlite3.Error) and _code(error) in _NOT_DAMAGE:
+                        with _failures(_DATABASE):
+                            raise
+                self._write_new_database(self._salvage())
+            else:
+                self._write_new_database({})
+        self._replace_database()
+        with _failures(_DATABASE):
             return self._connect()
-        # SQLite's own words about a damaged schema need not be UTF-8.
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            if isinstance(error, sqlite3.Error) and _code(error) in _NOT_DAMAGE:
-                with _failures(_DATABASE):
-                    raise
-            self._write_new_database(self._salvage())
-            self._replace_database()
-            with _failures(_DATABASE):
-                return self._connect()
+
+    def _settle(self, name: str) -> None:
+        """A file that SQLite will open: check it, and rule 4 of the module."""
+        try:
+            fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._dir)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise EnvironmentFailure(f"{self._path / name}: {error.strerror}") from error
+        try:
+            self._check_file(name, os.fstat(fd))
+            with _failures(name):
+                os.fsync(fd)
+                forget_cached(fd)
+        finally:
+            os.close(fd)
+
+    def _has_database(self) -> bool:
+        """An empty one is none: a database gets its name when it is whole."""
+        try:
+            return os.stat(_DATABASE, dir_fd=self._dir).st_size > 0
+        except FileNotFoundError:
+            return False
 
     def _connect(self) -> Sequence[_Row]:
         old_mask = os.umask(0o077)
@@ -372,7 +406,8 @@ class FileStorage:
             self._connection = connection
             connection.text_factory = lambda octets: octets.decode(errors="backslashreplace")
             for name, value, expected in _SETTINGS:
-                connection.execute(f"PRAGMA {name}={value}")
+                # To its last row: else an error in what the PRAGMA writes would pass unseen.
+                connection.execute(f"PRAGMA {name}={value}").fetchall()
                 row = connection.execute(f"PRAGMA {name}").fetchone()
                 found = row[0] if row else 0  # a library built without the feature says nothing
                 if found != expected:
@@ -380,9 +415,7 @@ class FileStorage:
             if connection.execute("PRAGMA quick_check").fetchone()[0] != "ok":
                 raise sqlite3.DatabaseError("quick_check failed")
             schema = connection.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
-            if not schema:
-                connection.execute(_SCHEMA)
-            elif schema != [("table", "record", _SCHEMA)]:
+            if schema != [("table", "record", _SCHEMA)]:
                 raise sqlite3.DatabaseError("another schema")
             return list(_rows(connection, _SELECTS[0]))
         finally:
@@ -404,28 +437,31 @@ class FileStorage:
 
     def _write_new_database(self, rows: dict[str, _Row]) -> None:
         """Make ``node.db.new``, complete and durable before it has that name."""
-        temporary = f"{_NEW}.part"
         with _failures(_DATABASE):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary, dir_fd=self._dir)
+                os.unlink(_PART, dir_fd=self._dir)
             old_mask = os.umask(0o077)
             try:
                 with contextlib.closing(
-                    sqlite3.connect(self._path / temporary, isolation_level=None)
+                    sqlite3.connect(self._path / _PART, isolation_level=None)
                 ) as connection:
-                    connection.execute("PRAGMA journal_mode=OFF")
+                    connection.execute("PRAGMA journal_mode=OFF").fetchall()
+                    connection.execute("PRAGMA synchronous=OFF")  # one fsync of ours serves
                     connection.execute("BEGIN")
                     connection.execute(_SCHEMA)
                     connection.executemany("INSERT INTO record VALUES (?, ?, ?)", rows.values())
                     connection.execute("COMMIT")
             finally:
                 os.umask(old_mask)
-            fd = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._dir)
+            fd = os.open(_PART, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._dir)
             try:
+                # Both version octets of its header say WAL, so that no journal is needed for that.
+                if os.pwrite(fd, b"\2\2", 18) != 2:
+                    raise OSError(errno.EIO, "nothing was written")
                 os.fsync(fd)
             finally:
                 os.close(fd)
-            os.rename(temporary, _NEW, src_dir_fd=self._dir, dst_dir_fd=self._dir)
+            os.rename(_PART, _NEW, src_dir_fd=self._dir, dst_dir_fd=self._dir)
             os.fsync(self._dir)
 
     def _replace_database(self) -> None:

@@ -135,36 +135,29 @@ class Assembly:
             raise RefusedError(Status.INVALID_IMAGE, "endless_file", "more data than its size")
         if self._header_due:
             self._check_header()
-        if len(buffer) >= PAGE_SIZE:
-            self._write_pages()
-            activation = self._settings.activation
-            if self._written - self._durable >= activation.checkpoint_bytes:
+        if self.offset == self._size:
+            self._write_rest()
+        elif len(buffer) >= PAGE_SIZE:
+            self._write_pages(len(buffer) // PAGE_SIZE * PAGE_SIZE)
+            if self._written - self._durable >= self._settings.activation.checkpoint_bytes:
                 self._checkpoint()
             elif self.wake_at is None:
-                self.wake_at = now_ms + activation.checkpoint_interval_s * 1000
+                self._wake(now_ms)
 
     def timer(self, now_ms: int) -> None:
         """Data waited long enough to be made durable."""
         self.wake_at = None
-        if self._area is not None:
-            self._checkpoint()
+        if self._area is not None and not self._try_checkpoint():
+            self._wake(now_ms)
 
     def flush(self) -> None:
         """Before a wanted restart: keep what whole pages hold."""
         if self._area is not None and self._written > self._durable:
-            self._checkpoint()
+            self._try_checkpoint()
 
     def finish(self) -> tuple[int, bytes]:
-        """Everything is here: write the last page, make it durable; size and hash received."""
-        assert self._area is not None and self.offset == self._size
-        if self._header_due:
-            raise RefusedError(Status.INVALID_IMAGE, "image_malformed", "shorter than its header")
-        if self._buffer:
-            self._area.write(self._written, bytes(self._buffer))
-            self._hash.update(self._buffer)
-            self._written += len(self._buffer)
-            self._buffer.clear()
-        self._checkpoint()
+        """Everything came and is durable: its size and hash."""
+        assert self._durable == self._size
         return self._size, self._hash.digest()
 
     def close(self) -> None:
@@ -214,11 +207,6 @@ class Assembly:
             self._sequence = trailer.sequence
             self._hash = digest
             self._written = self._durable = self.offset = trailer.size
-            if trailer.size % PAGE_SIZE:  # the whole file was here; its tail is no whole page
-                tail = trailer.size % PAGE_SIZE
-                self._written = self._durable = trailer.size - tail
-                self._hash = hashlib.sha256(prefix[:-tail])
-                self._buffer += prefix[-tail:]
             self._header_due = self.offset == 0
             break
         return self.offset
@@ -239,20 +227,39 @@ class Assembly:
         check_header(header, self._settings)
         self._header_due = False
 
-    def _write_pages(self) -> None:
+    def _write_rest(self) -> None:
+        """Everything is here; a killed process may have left it written and not durable."""
+        if self._header_due:
+            raise RefusedError(Status.INVALID_IMAGE, "image_malformed", "shorter than its header")
+        if self._buffer:
+            self._write_pages(len(self._buffer))
+        self._checkpoint()
+
+    def _write_pages(self, size: int) -> None:
         assert self._area is not None
-        whole = len(self._buffer) // PAGE_SIZE * PAGE_SIZE
-        pages = bytes(self._buffer[:whole])
+        pages = bytes(self._buffer[:size])
         self._area.write(self._written, pages)
         self._hash.update(pages)
-        self._written += whole
-        del self._buffer[:whole]
+        self._written += size
+        del self._buffer[:size]
 
     def _checkpoint(self) -> None:
         assert self._area is not None
-        self._sequence += 1
-        trailer = Trailer(self._session, self._sequence, self._written, self._hash.copy().digest())
-        self._area.write_trailer(self._sequence & 1, trailer.encode())
+        sequence = self._sequence + 1
+        trailer = Trailer(self._session, sequence, self._written, self._hash.copy().digest())
+        self._area.write_trailer(sequence & 1, trailer.encode())
         self._area.sync()
-        self._durable = self._written
+        # Only now: one that failed for want of space is tried again in the same area.
+        self._sequence, self._durable = sequence, self._written
         self.wake_at = None
+
+    def _try_checkpoint(self) -> bool:
+        """Without one, more is asked for again after a restart; a full disk stops nothing."""
+        try:
+            self._checkpoint()
+        except StorageFullError:
+            return False
+        return True
+
+    def _wake(self, now_ms: int) -> None:
+        self.wake_at = now_ms + self._settings.activation.checkpoint_interval_s * 1000

@@ -43,6 +43,7 @@ _LOST = "lost"
 _FLOOR = "floor"
 _BOOT = "boot"
 _REJECTS = "rejects"
+_KEY_MISSING = ("manufacturer_key_missing", "supplier_key_missing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,13 +186,14 @@ class Banks:
         verified, cause = self._verify_running(notes), ""
         if was.trial and not self._boot.trial:
             cause = "bank_fault"
-        elif was.trial and was.tries >= self._settings.activation.trial_starts_max:
-            cause = "start_limit"
-            self.revert(cause)
-            verified = self._verify_running(notes)
-        elif was.trial:
-            was.tries += 1
-            self._store_boot()
+        elif was.trial and verified is not None:  # else its key is missing, and it does not start
+            if was.tries >= self._settings.activation.trial_starts_max:
+                cause = "start_limit"
+                self.revert(cause)
+                verified = self._verify_running(notes)
+            else:
+                was.tries += 1
+                self._store_boot()
         if verified is not None:
             self._image, self.manifest = verified.image, verified.manifest
         self._check_spare(notes)
@@ -201,7 +203,7 @@ class Banks:
             running=self.running,
             image=self._image,
             manifest=self.manifest,
-            trial=self._boot.trial,
+            trial=self._boot.trial and verified is not None,
             reverted=bool(cause),
             outcome=outcome if cause else None,
             cause=cause,
@@ -296,7 +298,7 @@ class Banks:
                     self._check_way_out(bank, verified)
             except RefusedError as error:
                 notes.add("bank_fault", bank=bank.value, cause=error.cause, reason=error.reason)
-                if error.cause == "manufacturer_key_missing":
+                if error.cause in _KEY_MISSING:
                     # The key folder is at fault, and no bank is given up for that.
                     notes.add("nothing_to_run", reason=error.reason)
                     return None
@@ -308,7 +310,12 @@ class Banks:
                 state = BankState.TRIAL if self._boot.trial else BankState.CONFIRMED
                 self._store_view(bank, _view_of(verified, state))
             return verified
-        return self._restore_factory(notes)
+        restored = self._restore_factory(notes)
+        if restored is None and self._boot.trial:  # nothing is left to go back to
+            self._store_view(self.running, BankView(BankState.EMPTY))
+            self._boot = _Boot(self.running)
+            self._store_boot()
+        return restored
 
     def _check_way_out(self, bank: BankId, verified: VerifiedImage) -> None:
         """An image that ran before may run again; one that never did must be permitted to."""
@@ -350,7 +357,7 @@ class Banks:
             self._check(self.spare)
         except RefusedError as error:
             notes.add("bank_fault", bank=self.spare.value, cause=error.cause, reason=error.reason)
-            if error.cause != "manufacturer_key_missing":
+            if error.cause not in _KEY_MISSING:
                 self._store_view(self.spare, BankView(BankState.EMPTY))
 
     # --- the spare bank ---------------------------------------------------------------------------
@@ -359,12 +366,13 @@ class Banks:
         """Whoever means to write the spare bank asks this first.
 
         Raises:
-            StorageFullError: it is the way back from a trial, or worn; later, or never.
+            StorageFullError: it is the way back from a trial; later.
+            RefusedError: it is worn.
         """
         if self._boot.trial:
             raise StorageFullError("the spare bank is the way back while an image is on trial")
-        if self._misreads() >= self._settings.activation.download_attempts_max:
-            raise StorageFullError(f"bank {self.spare.value} does not hold what is written to it")
+        if self._is_worn():
+            raise self._misread("bank_worn", Status.INSUFFICIENT_SPACE)
 
     def mark_receiving(self, image: ImageKey, size: int) -> None:
         """The spare bank is about to be written."""
@@ -380,14 +388,13 @@ class Banks:
         """Read the spare bank back and put it through the one door.
 
         Raises:
-            RefusedError: the read-back differs from what was received, or the image is refused.
+            RefusedError: the image is refused; or the read-back differs from what was received:
+                ``readback_differs``, and it may be tried again, or ``bank_worn``.
         """
         data = self._storage.bank(self.spare).read(0, size)
         if hashlib.sha256(data).digest() != sha256:
             self._records.put(self._misread_key(), b"%d" % (self._misreads() + 1))
-            raise RefusedError(
-                Status.INVALID_IMAGE, "readback_differs", "the bank does not hold what was received"
-            )
+            raise self._misread("bank_worn" if self._is_worn() else "readback_differs")
         self._records.delete(self._misread_key())
         return self._verify(data)
 
@@ -568,6 +575,14 @@ class Banks:
 
     def _misread_key(self) -> str:
         return f"misreads/{self.spare.value}"
+
+    def _misread(self, cause: str, status: int = Status.INVALID_IMAGE) -> RefusedError:
+        return RefusedError(
+            status, cause, f"bank {self.spare.value} does not hold what was written to it"
+        )
+
+    def _is_worn(self) -> bool:
+        return self._misreads() >= self._settings.activation.download_attempts_max
 
     def _misreads(self) -> int:
         """How often in a row the spare bank did not hold what it was given (dual-bank.md 9)."""

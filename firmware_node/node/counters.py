@@ -14,7 +14,6 @@ from firmware_node.node.records import get_twice, put_twice
 from firmware_node.terms import Role
 
 RESERVE = 1_000  # own values a reservation; one fsync serves a thousand messages
-COUNTER_MAX = 2**63 - 1  # the payloads that repeat it are limited to this (gbcs.md 3.1)
 OUT_OF_ORDER = 0x8F60
 _OWN = "counter/own"
 
@@ -49,17 +48,20 @@ class Counters:
             ratchet = None
         if stored is None and ratchet is None:
             raise RecordLostError("own originator counter: record and ratchet are both unreadable")
-        self._ceiling = max(stored or 0, ratchet or 0)
+        self._reserve(max(stored or 0, ratchet or 0))  # mends the lower one
         self._next = max(self._ceiling, 1)
 
     def take(self) -> int:
         """The next own originator counter; its reservation is durable before its use."""
         if self._next >= self._ceiling:
-            self._ceiling = self._next + RESERVE
-            self._ratchet.raise_now(RatchetValues(counter_ceiling=self._ceiling))
-            put_twice(self._records, _OWN, b"%d" % self._ceiling)
+            self._reserve(self._next + RESERVE)
         value, self._next = self._next, self._next + 1
         return value
+
+    def _reserve(self, ceiling: int) -> None:
+        self._ratchet.raise_now(RatchetValues(counter_ceiling=ceiling))
+        put_twice(self._records, _OWN, b"%d" % ceiling)
+        self._ceiling = ceiling  # last: a step that could not reserve must not leave values behind
 
     def check_received(self, role: Role, counter: int) -> None:
         """Refuse a replay; nothing changes.

@@ -114,7 +114,7 @@ class Device:
         self._time = TimeClient(settings.activation)
         self._outbox = Outbox(storage.records, self._tunnel.send)
         times = Times(self._time.utc, self._best_utc)
-        self._party = GbcsParty(settings, storage, keyring, self._outbox, times)
+        self._party = GbcsParty(settings, storage, keyring, self._outbox, times, self._tunnel.send)
         self._results = Results(storage.records)
         self._attributes = Attributes(settings)
         self._trial = Trial(settings.activation)
@@ -254,6 +254,10 @@ class Device:
             self._banks.check_policy(verified)
         except RefusedError as refused:
             self._failed("verification", refused.cause, now_ms, effects, refused.reason)
+            if refused.cause == "readback_differs":
+                self._assembly.abandon()
+                self._take(self._ota.image_misread(now_ms), now_ms, effects)
+                return
             received = self._banks.held_sha256(self._ota.total_size)
             told = self._party.tell_receipt(fm.IMAGE_NOT_VERIFIED, received, now_ms)
             self._take(told, now_ms, effects)

@@ -27,7 +27,7 @@ from firmware_node.crypto import Keyring
 from firmware_node.errors import DecodeError, RefusedError
 from firmware_node.node.counters import Counters
 from firmware_node.sealing import Verdict, check_mac, check_signature
-from firmware_node.terms import DeviceSettings, DeviceType, EntityId, Role
+from firmware_node.terms import DeviceSettings, DeviceType, Role
 from firmware_node.wire import firmware_messages as fm
 from firmware_node.wire.gbcs import Cra, Message, decode_message
 
@@ -88,17 +88,21 @@ class Messages:
         self._keyring = keyring
         self._counters = counters
 
-    def check(self, octets: bytes) -> Command:
+    def check(self, octets: bytes, at: int | None = None) -> Command:
         """Steps 1 to 9 of the module's list; nothing changes.
+
+        ``at`` (seconds since 2000-01-01) makes certificates outside their dates unknown, where the
+        settings want that; without a time no dates are looked at (gbcs.md 4.8).
 
         Raises:
             RefusedError: ``code`` is the security-log code.
             RecordLostError: the counters are not trustworthy, so nothing may be accepted.
         """
         message, use_case = self._check_form(octets)
-        role = self._check_authority(message, use_case)
+        keyring = self._keyring.at(at) if self._settings.check_validity else self._keyring
+        role = self._check_authority(message, use_case, keyring)
         self._counters.check_received(role, message.header.originator_counter)  # 6
-        self._check_protection(message, use_case)
+        _check_protection(message, use_case, keyring)
         return _decode(octets, message, role)  # 9
 
     def accept(self, command: Command) -> None:
@@ -125,9 +129,12 @@ class Messages:
             )
         return message, use_case
 
-    def _check_authority(self, message: Message, use_case: UseCase) -> Role:
+    def _check_authority(self, message: Message, use_case: UseCase, keyring: Keyring) -> Role:
         originator = message.header.originator
-        role = self._role(originator)  # 4
+        role = keyring.role(originator)  # 4
+        # There is one supplier's cell: who is not the configured one is nobody here.
+        if role is Role.SUPPLIER and self._settings.supplier not in (None, originator):
+            role = None
         if role is None:
             raise RefusedError(
                 fm.AUTHENTICATION_FAILURE, "unknown_originator", f"originator {originator}"
@@ -140,31 +147,25 @@ class Messages:
             )
         return role
 
-    def _role(self, originator: EntityId) -> Role | None:
-        """A supplier that is not the configured one is nobody here: there is one such cell."""
-        role = self._keyring.role(originator)
-        if role is Role.SUPPLIER and self._settings.supplier not in (None, originator):
-            return None
-        return role
-
-    def _check_protection(self, message: Message, use_case: UseCase) -> None:
-        verdict = check_mac(message, self._keyring)  # 7
-        if verdict is not Verdict.VALID:
-            raise RefusedError(fm.AUTHENTICATION_FAILURE, "mac_wrong", f"MAC {verdict.value}")
-        if use_case.critical:  # 8
-            verdict = check_signature(message, self._keyring)
-            if verdict is not Verdict.VALID:
-                raise RefusedError(
-                    fm.AUTHENTICATION_FAILURE, "signature_wrong", f"signature {verdict.value}"
-                )
-        elif message.signature:  # SME.C.NC carries an empty signature field
-            raise RefusedError(fm.AUTHENTICATION_FAILURE, "signature_unexpected", "has a signature")
-
 
 def activation_request(octets: bytes) -> tuple[Message, fm.ActivateFirmware]:
     """A CS06 command that was checked and kept."""
     message = decode_message(octets)
     return message, fm.decode_cs06_command(message.payload)
+
+
+def _check_protection(message: Message, use_case: UseCase, keyring: Keyring) -> None:
+    verdict = check_mac(message, keyring)  # 7
+    if verdict is not Verdict.VALID:
+        raise RefusedError(fm.AUTHENTICATION_FAILURE, "mac_wrong", f"MAC {verdict.value}")
+    if use_case.critical:  # 8
+        verdict = check_signature(message, keyring)
+        if verdict is not Verdict.VALID:
+            raise RefusedError(
+                fm.AUTHENTICATION_FAILURE, "signature_wrong", f"signature {verdict.value}"
+            )
+    elif message.signature:  # SME.C.NC carries an empty signature field
+        raise RefusedError(fm.AUTHENTICATION_FAILURE, "signature_unexpected", "has a signature")
 
 
 def _decode(octets: bytes, message: Message, role: Role) -> Command:

@@ -182,6 +182,12 @@ class OtaClient:
         refused = RefusedError(status, "image_refused", "")
         return self._settle(self._tell_failure(end_status(refused), image), now_ms)
 
+    def image_misread(self, now_ms: int) -> Sequence[Output]:
+        """The bank did not keep the image: have it sent again; the server did nothing wrong."""
+        self._transfer.forget()
+        self._state.enter(UpgradeStatus.NORMAL)
+        return self._settle(self._query(now_ms) if self._link.ready else [], now_ms)
+
     def activation_failed(self, now_ms: int) -> Sequence[Output]:
         """The activation did not happen: back to querying."""
         self.cancel(now_ms)

@@ -15,9 +15,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from firmware_node.boundary import Effect, Notify, Storage
+from firmware_node.boundary import Effect, Notify, SendFrame, Storage
 from firmware_node.crypto import Keyring
-from firmware_node.errors import KeyMissingError, RecordLostError, RefusedError, StorageFullError
+from firmware_node.errors import (
+    DecodeError,
+    KeyMissingError,
+    RecordLostError,
+    RefusedError,
+    StorageFullError,
+)
 from firmware_node.node.alerts import (
     ACTIVATION_FAILURE,
     HASH_MISMATCH,
@@ -38,6 +44,7 @@ from firmware_node.node.outbox import Outbox
 from firmware_node.node.schedule import Schedule
 from firmware_node.terms import DeviceSettings
 from firmware_node.wire import firmware_messages as fm
+from firmware_node.wire import gbt
 
 ALERT_INTERVAL_MS = 60_000  # or a forger could make us flood the HAN (gbcs-supplement 1.2)
 # What a refusal of an activation is to whoever commanded it; all else is activationFailure.
@@ -81,8 +88,11 @@ class GbcsParty:
         keyring: Keyring,
         outbox: Outbox,
         times: Times,
+        send: Callable[[bytes, int], SendFrame | None],
     ) -> None:
         self._settings = settings
+        self._send = send
+        self._reassembly: tuple[gbt.Series, gbt.Reassembly] | None = None
         self._outbox = outbox
         self._times = times
         self._counters = Counters(storage.records, storage.ratchet)
@@ -119,12 +129,37 @@ class GbcsParty:
     # --- a command comes in -----------------------------------------------------------------------
 
     def receive(self, octets: bytes, version: int, now_ms: int) -> Outputs:
+        """Take what came through the tunnel: a message, or a block of one (gbcs.md 4.10)."""
+        if not gbt.is_block(octets):
+            return self._receive_message(octets, version, now_ms)
+        try:
+            block = gbt.decode_block(octets)
+            message = self._reassembly_for(block.series).add(block)
+        except DecodeError as error:
+            self._reassembly = None
+            return self._refuse(
+                RefusedError(fm.INTEGRITY_CHECK_FAILED, "malformed", str(error)), now_ms
+            )
+        answer = self._send(gbt.encode_block(gbt.acknowledgement(block.series, block.number)), 0)
+        outputs: Outputs = [] if answer is None or not block.data else [answer]
+        if message is not None:
+            self._reassembly = None
+            outputs += self._receive_message(message, version, now_ms)
+        return outputs
+
+    def _reassembly_for(self, series: gbt.Series) -> gbt.Reassembly:
+        """One message at a time: the newest series takes the place of one that never ended."""
+        if self._reassembly is None or self._reassembly[0] != series:
+            self._reassembly = (series, gbt.Reassembly(series))
+        return self._reassembly[1]
+
+    def _receive_message(self, octets: bytes, version: int, now_ms: int) -> Outputs:
         """Check one message and carry it out; a refusal is silence towards its originator."""
         try:
             if self._counters_lost:
                 raise RefusedError(fm.OUT_OF_ORDER, "counters_lost", "counters are not trustworthy")
             self._outbox.check_room()
-            command = self._messages.check(octets)
+            command = self._messages.check(octets, self._times.utc(now_ms))
         except RefusedError as refused:
             return self._refuse(refused, now_ms)
         except (RecordLostError, StorageFullError) as error:

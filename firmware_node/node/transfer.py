@@ -144,7 +144,7 @@ class Transfer:
         """The server can be reached: ask, unless it told us to wait."""
         self._drop_page()
         if self.offset >= self.size:
-            return self._complete()
+            return self._accept(b"", now_ms)
         if self._wait.at_ms is not None:
             if self._wait.at_ms > now_ms:
                 self._sleep(self._wait.at_ms)
@@ -238,7 +238,7 @@ class Transfer:
             if self._wait.at_ms is not None and self._wait.at_ms <= now_ms:
                 self._wait.clear()
             if self.offset >= self.size:
-                return self._complete()
+                return self._accept(b"", now_ms)  # the end waited for space
             return self._ask(now_ms)
         if self._page_end and not self._mending:
             return self._page_over(now_ms)

@@ -187,6 +187,7 @@ def _check_supplier_signature(
     digest: bytes, ota_file: OtaFile, settings: DeviceSettings, keyring: Keyring
 ) -> EntityId | None:
     """The supplier whose key verifies the tail; the signature names no signer, so each is tried."""
+    has_key = False
     if ota_file.supplier_signature is None:
         return None
     known = (settings.supplier,) if settings.supplier else keyring.find(Role.SUPPLIER)
@@ -195,8 +196,11 @@ def _check_supplier_signature(
             key = keyring.verify_key(supplier)
         except KeyMissingError:
             continue
+        has_key = True
         if key.is_valid_digest(ota_file.supplier_signature, digest):
             return supplier
+    if not has_key:
+        raise _refused("supplier_key_missing", "no supplier's certificate in the key folder")
     raise _refused("supplier_signature_wrong", "no known supplier signed this image")
 
 

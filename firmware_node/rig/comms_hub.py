@@ -87,6 +87,10 @@ class CommsHub:
         """The hub's time, seconds since 2000-01-01."""
         return self._utc_base + now_ms // 1000
 
+    def knows(self, entity_id: EntityId) -> bool:
+        """Whether the device was ever heard of."""
+        return entity_id in self._peers
+
     def status(self, now_ms: int) -> dict[str, object]:
         """Devices and offers, for people."""
         tunnels = self._tunnels.report()
@@ -104,6 +108,10 @@ class CommsHub:
             ],
             "offers": self._ota.report(),
         }
+
+    def progress(self, entity_id: EntityId) -> tuple[int, int, int] | None:
+        """Bytes and blocks of the transfer to a device; see ``OtaServer.progress``."""
+        return self._ota.progress(entity_id)
 
     def activate(self, entity_id: EntityId, now_ms: int) -> Sequence[Effect]:
         """Let a device activate that holds its image; nothing for one that holds none."""

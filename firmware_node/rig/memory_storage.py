@@ -28,7 +28,8 @@ class Medium:
         self.banks = {bank: bytearray(self.area + 2 * PAGE_SIZE) for bank in BankId}
         self.pending: list[tuple[BankId, int, bytes]] = []
         self.records: dict[str, bytes] = {}
-        self.ratchet: RatchetValues | None = None
+        self.ratchet: RatchetValues | None = RatchetValues()  # None: neither area is readable
+        self.ratchet_raised = RatchetValues()  # since then; a zero is still not known
         self.calls = 0
         self.syncs = 0
         self.bytes_written = 0
@@ -147,10 +148,13 @@ class _Ratchet:
         """See ``boundary.Ratchet``."""
         if self._medium.call():
             raise PowerCut
-        self._medium.syncs += 1
-        self._medium.ratchet = RatchetValues(
-            *map(max, self._medium.ratchet or RatchetValues(), values)
-        )
+        medium = self._medium
+        medium.syncs += 1
+        raised = RatchetValues(*map(max, medium.ratchet or medium.ratchet_raised, values))
+        if medium.ratchet is None and not all(raised):
+            medium.ratchet_raised = raised  # what was lost is never taken for zero
+        else:
+            medium.ratchet, medium.ratchet_raised = raised, RatchetValues()
 
     def raise_after_commit(self, values: RatchetValues) -> None:
         """See ``boundary.Ratchet``."""

@@ -27,7 +27,7 @@ from firmware_node.rig.hub_terms import (
     default_response,
     reply,
 )
-from firmware_node.terms import EntityId, ImageFormat, ImageKey, ShortAddress
+from firmware_node.terms import EntityId, ImageKey, ShortAddress
 from firmware_node.wire import firmware_messages as fm
 from firmware_node.wire import ota, zcl
 from firmware_node.wire.ota_file import OtaHeader, decode_ota_file
@@ -59,7 +59,7 @@ class _Offer:
     data: bytes
     header: OtaHeader
     key: bytes  # the image key as it travels
-    external: bool  # activated by CS06, never by us (gbcs.md 6.2)
+    out_of_band: bool  # activated by CS06, never by us (gbcs.md 6.2)
 
 
 @dataclass(slots=True)
@@ -67,6 +67,8 @@ class _Transfer:
     offer: _Offer
     asked_ms: int  # last sign of life
     block_ms: int | None = None  # last block served
+    served_to: int = 0  # the file offset behind it
+    blocks: int = 0  # served in all
     transferred: bool = False
     activating: bool = False
     activate_at: int | None = None  # UTC; one that moved with every answer would never come
@@ -120,6 +122,13 @@ class OtaServer:
             for request_id, (offer, devices) in offers.items()
         ]
 
+    def progress(self, who: EntityId) -> tuple[int, int, int] | None:
+        """Bytes served of how many, and in how many blocks; None: no transfer goes on."""
+        transfer = self._transfers.get(who)
+        if transfer is None or transfer.transferred or not transfer.blocks:
+            return None
+        return transfer.served_to, len(transfer.offer.data), transfer.blocks
+
     # --- offers -----------------------------------------------------------------------------------
 
     def offer(self, item: OfferImage, now_ms: int) -> Outputs:
@@ -139,7 +148,7 @@ class OtaServer:
             item.ota_file,
             file.header,
             _KEY.pack(*file.header.image),
-            file.format is ImageFormat.GB_SUPPLIER_SIGNED,
+            item.out_of_band,
         )
         outputs = []
         for who in item.devices:
@@ -215,6 +224,8 @@ class OtaServer:
         transfer.asked_ms = transfer.block_ms = now_ms
         cap = self._settings.block_size_max
         block = data[offset : offset + (size if size < cap else cap)]
+        transfer.served_to = offset + len(block)
+        transfer.blocks += 1
         peer, peer_endpoint, endpoint, profile, cluster, _, _ = frame
         head = _ANSWER.pack(
             _SERVER_TO_CLIENT,
@@ -360,6 +371,8 @@ class OtaServer:
         """The frames that answer one block, well or spoilt, and one that was held back before."""
         image, data = transfer.offer.header.image, transfer.offer.data
         block = ota.BlockData(image, offset, data[offset : offset + size])
+        transfer.served_to = offset + len(block.data)
+        transfer.blocks += 1
         held, self._held_back = self._held_back, []
         if what == "default_error":
             return (default_response(frame, header, Status.FAILURE), *held)
@@ -487,7 +500,7 @@ class OtaServer:
         """The answer, and whether it lets the device activate."""
         image, utc = transfer.offer.header.image, self._utc(now_ms)
         after_s = self._settings.activate_after_s
-        if after_s is not None and not transfer.offer.external:
+        if after_s is not None and not transfer.offer.out_of_band:
             if transfer.activate_at is None:
                 transfer.activate_at = utc + after_s
             upgrade_time = max(transfer.activate_at, utc)

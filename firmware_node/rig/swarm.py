@@ -3,8 +3,8 @@
 From the seed come the air, the sizes, the hub's script, and when the supply goes: at a storage
 call or for some minutes. While they last the invariants are checked after every event; then every
 fault ends, the operator offers the image again where the hub gave up, and the upgrade must be done
-within a day. The same seed gives the same run, so ``replay(seed, …)`` is how a failure is looked
-at; what was drawn is a note on the error.
+within a day. The same seed gives the same run, so ``firmware-node rig replay SEED`` is how a
+failure is looked at; what was drawn is a note on the error.
 """
 
 from __future__ import annotations
@@ -168,6 +168,7 @@ def replay(
         return _Run(options, build(options), keyring, hub_id, acb).to_the_end()
     except BaseException as error:
         error.add_note(f"seed {seed}: {options}")
+        error.add_note(f"again: firmware-node rig replay {seed}")
         raise
 
 

@@ -22,6 +22,7 @@ from firmware_node.wire import manufacturer_image, ota_file
 from firmware_node.wire.manufacturer_image import Manifest, decode_manufacturer_image
 from firmware_node.wire.ota_file import OtaFile, OtaHeader, decode_ota_file, decode_ota_header
 
+HEADER_STRING_SIZE = 32  # octets (gbcs.md 2.2)
 MANUFACTURER_IMAGE_SIZE_MAX = 16 * 1024 * 1024  # bytes; beyond what SR 11.1 and 11.4 can carry
 
 Shape = dict[str, object]
@@ -43,8 +44,10 @@ def build_image(
     ``zigbee`` file gets an integrity code.
 
     Raises:
-        ConfigError: ``size`` out of range, or key and kind do not go together.
+        ConfigError: a value out of range, or key and kind do not go together.
     """
+    _check_manifest(manifest)
+    _check_header_string(header_string)
     least = manufacturer_image.overhead(manifest, manufacturer_key is not None)
     size = least if size is None else size
     if not least <= size <= MANUFACTURER_IMAGE_SIZE_MAX:
@@ -60,6 +63,29 @@ def build_image(
         hardware_version_max=manifest.hardware_version_max,
     )
     return _wrap(header, kind, manufacturer_image.build(manifest, body, sign), supplier_key)
+
+
+def _check_manifest(manifest: Manifest) -> None:
+    """What a device could not read is not built."""
+    low, high = manifest.hardware_version_min, manifest.hardware_version_max
+    if low > high:
+        raise ConfigError(f"hardware versions: found {low:04x} to {high:04x}, expected a range")
+    size = len(manufacturer_image.encode_manifest(manifest))
+    if size > manufacturer_image.MANIFEST_SIZE_MAX:
+        expected = f"at most {manufacturer_image.MANIFEST_SIZE_MAX}"
+        raise ConfigError(f"manifest: found {size} octets, expected {expected}")
+    try:
+        decode_manufacturer_image(manufacturer_image.build(manifest, b"", None))
+    except DecodeError as error:
+        raise ConfigError(f"manifest: {error.reason}, expected what a device can read") from error
+
+
+def _check_header_string(text: str) -> None:
+    if len(text) > HEADER_STRING_SIZE or not text.isascii() or not text.isprintable():
+        raise ConfigError(
+            f"header string: found {text[:40]!r}, expected at most {HEADER_STRING_SIZE} "
+            "printable ASCII characters"
+        )
 
 
 def sign(
@@ -397,9 +423,8 @@ def _hardware_out_of_range(data: bytearray, file: OtaFile, _seed: int) -> bytes:
     if high is None:
         raise ConfigError("hardware-out-of-range: the OTA header has no hardware versions")
     # The file's own range was right for the device; the one right behind or before it is not.
-    other = high + 1 if high < 0xFFFF else (file.header.hardware_version_min or 0) - 1
-    if other < 0:
-        raise ConfigError("hardware-out-of-range: the image is made for every hardware version")
+    # Of a file for all hardware only the last version is left, which no device is likely to have.
+    other = high + 1 if high < 0xFFFF else ((file.header.hardware_version_min or 0) - 1) % 0x10000
     at = file.header.header_length - 4
     data[at : at + 4] = other.to_bytes(2, "little") * 2
     return bytes(data)
@@ -456,7 +481,8 @@ _MUTATORS: Mapping[str, _Mutator] = MappingProxyType(
         ),
         "wrong-type": _Mutator("the OTA header names another image type", _wrong_type),
         "hardware-out-of-range": _Mutator(
-            "the OTA header's hardware versions are one beside the range they were",
+            "the OTA header's hardware versions are one beside the range they were, ffff if that "
+            "was all of them",
             _hardware_out_of_range,
         ),
         "downgrade": _Mutator(

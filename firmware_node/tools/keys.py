@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from firmware_node.crypto import (
     NEVER_EXPIRES,
+    USAGE_NAMES,
     Authority,
     Keyring,
     SigningKey,
@@ -112,7 +113,7 @@ class KeyRow:
 
 
 def show(keyring: Keyring, now: datetime.datetime | None = None) -> tuple[KeyRow, ...]:
-    """Describe every key of a folder, sorted by name; ``now`` (UTC) adds what has expired.
+    """Describe every key of a folder, sorted by name; ``now`` (UTC) adds what its dates forbid.
 
     Raises:
         ConfigError: a file that is not the key or certificate its name promises.
@@ -131,7 +132,7 @@ def _row(keyring: Keyring, stem: str, now: datetime.datetime | None) -> KeyRow:
     if holder.startswith("manufacturer-"):
         role = "manufacturer"
     else:
-        entity_id = EntityId.parse(holder.removesuffix("-pp"))
+        entity_id = EntityId.parse(holder.removesuffix("-pp").removesuffix("-xml"))
         holder = str(entity_id)
         found = keyring.role(entity_id)
         if found is not None:
@@ -141,10 +142,11 @@ def _row(keyring: Keyring, stem: str, now: datetime.datetime | None) -> KeyRow:
         if certificate is not None and certificate.entity_id != entity_id:
             problems.append(f"certificate names {certificate.entity_id}")
     if certificate is not None:
-        if {"ds": "digitalSignature", "ka": "keyAgreement"}[usage] not in certificate.usages:
+        if USAGE_NAMES[usage] not in certificate.usages:
             problems.append(f"certificate is for {' '.join(certificate.usages) or 'no usage'}")
-        if now is not None and certificate.not_after < now.strftime("%Y-%m-%dT%H:%M:%SZ"):
-            problems.append(f"expired {certificate.not_after}")
+        dates = None if now is None else certificate.outside_dates(f"{now:%Y-%m-%dT%H:%M:%SZ}")
+        if dates is not None:
+            problems.append(dates)
     return KeyRow(
         name=stem,
         holder=holder,

@@ -1,12 +1,56 @@
-"""What people read in a terminal; plain text where there is none."""
+"""What people read: tables, states, messages; a bar in a terminal, plain lines where there is none.
+
+Every document is as a command's ``--json`` gives it; nothing is decided here but how it looks.
+Lines fit 80 columns, but for notifications, which are a line each. Whatever came from outside is
+made printable first, for a file's header may hold a terminal's escape codes.
+"""
 
 from __future__ import annotations
 
-import sys
+import textwrap
+import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
-BAR = 30  # characters
+COLUMNS = 79
+BAR = 24  # characters
+LABEL = 12  # characters of a stage's name
+
+_OUTCOMES = (
+    "the image is activated",
+    "no image is held",
+    "the image held has another hash",
+    "the image is not activated",
+)
+# By use case: the field that says how it went, and what its numbers mean (gbcs.md 3.1, 3.5, 3.6).
+_WORDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "CS06": ("response_code", _OUTCOMES),
+    "future dated firmware activation alert": ("response_code", _OUTCOMES),
+    "CCS08": (
+        "response_code",
+        (
+            "the file was transferred",
+            "the firmware image was discarded",
+            "the image is not for this hardware version",
+            "the file transfer failed",
+        ),
+    ),
+    "CS09": ("result", ("the new version is activated", "the new version is not activated")),
+}
+_ALERTS = {  # by alert code, where it says all
+    "8F72": "the image was verified",
+    "8F1C": "the image was not verified",
+    "8F30": "the originator may not do that",
+}
+
+
+def printable(text: str) -> str:
+    """The text with escapes for whatever a terminal would not print."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def fields(document: Mapping[str, Any], indent: str = "") -> None:
@@ -15,7 +59,7 @@ def fields(document: Mapping[str, Any], indent: str = "") -> None:
         if isinstance(value, Mapping) and value:
             print(f"{indent}{name}:")
             fields(value, indent + "  ")
-        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
             print(f"{indent}{name}:")
             for entry in value:
                 fields(entry, indent + "  ")
@@ -37,58 +81,208 @@ def table(rows: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
+# --- a device -----------------------------------------------------------------------------------
+
+
+def status(document: Mapping[str, Any]) -> None:
+    """What a device is, does and waits for; its banks; what went wrong last."""
+    network, upgrade, waits = document["network"], document["upgrade"], document["waits_for"]
+    _row("device", f"{document['type']} {document['entity_id']}")
+    _row("state", document["state"])
+    joined = "not joined"
+    if network["joined"]:
+        joined = f"joined, address {network['short_address']:04X}, channel {network['channel']}"
+    _row("network", joined)
+    _row("upgrade", upgrade["status"])
+    if upgrade["status"] == "download_in_progress":
+        _row("", bar(upgrade))
+        _row("", f"{upgrade['file_offset']} of {upgrade['total_size']} bytes")
+    seconds = waits["seconds"]
+    _row("waits for", waits["text"] + (f", {duration(seconds)} left" if seconds else ""))
+    _row("outbox", f"{document['outbox']} messages")
+    counters = [f"{name} {value}" for name, value in document["counters"].items() if value]
+    _row("counters", ", ".join(counters) or "none used")
+    failure = document["last_failure"]
+    when = f" at {failure['at'] or 'an unknown time'}" if failure else ""
+    _row("last failure", f"{failure['phase']}: {failure['cause']}{when}" if failure else "none")
+    banks({"running_bank": document["running_bank"], **document["banks"]})
+
+
+def banks(document: Mapping[str, Any]) -> None:
+    """Both banks, with the whole hash, so that it can be compared."""
+    for name in ("A", "B"):
+        bank = document[name]
+        runs = "  running" if document["running_bank"] == name else ""
+        if bank["version"] is None:
+            _row(f"bank {name}", f"{bank['state']}{runs}")
+            continue
+        size = f"  {bank['size']} bytes" if bank["size"] else ""
+        _row(f"bank {name}", f"{bank['state']:<9}  {bank['version']}{size}{runs}")
+        if bank["sha256"]:
+            _row("", bank["sha256"])
+
+
 def event(document: Mapping[str, Any]) -> None:
-    """One notification, or one entry of a device's log, a line."""
+    """A notification or an entry of a device's log; progress with its share and the time left."""
     name = document.get("name") or document.get("code", "")
-    rest = " ".join(
-        f"{key}={_plain(value)}"
-        for key, value in document.items()
-        if key not in ("n", "at", "name", "code")
-    )
+    values = {key: value for key, value in document.items() if key not in ("n", "at", "name")}
+    if name == "download_progress" and values["total_size"]:
+        rest = pace(values).strip()
+    else:
+        rest = " ".join(f"{key}={_plain(value)}" for key, value in values.items() if key != "code")
     print(f"{document.get('at') or '-'}  {name:<22}  {rest}".rstrip(), flush=True)
 
 
+# --- requests and messages ----------------------------------------------------------------------
+
+
 def request_progress(document: Mapping[str, Any]) -> None:
-    """A line of ``dcc send``: what was understood, a delivery, or a message with its verdict."""
+    """A line of ``dcc send``: what was understood, a delivery, an answer, or a message."""
     if "delivery" in document:
         delivery = document["delivery"]
         print(f"  {delivery['entity_id']}  {delivery['status']}", flush=True)
     elif "message" in document:
-        print(f"  {message(document['message'])}", flush=True)
-    else:
-        print(f"request {document['request_id'] or '(GBCS message)'}")
-        if document["response_code"]:
-            print(f"  response {document['response_code']}")
+        print(message(document["message"]), flush=True)
+    elif "response" in document:
+        response = document["response"]
+        if response["text"] is not None:
+            print(f"  {response['code']}  {_plain(response['text'])}", flush=True)
+    elif "request_signature" in document:
+        print(f"request {_plain(document['request_id'])}")
         for warning in document["warnings"]:
-            print(f"  warning: {warning}", flush=True)
+            print(f"  warning: {_plain(warning)}", flush=True)
         if "error" in document:
-            print(f"  refused: {document['error']}", flush=True)
+            print(f"  refused: {_plain(document['error'])}", flush=True)
 
 
 def message(document: Mapping[str, Any]) -> str:
-    """A GBCS message in one line."""
+    """A GBCS message: what it means and whether it can be trusted, then its fields."""
     code = f" {document['alert_code']}" if "alert_code" in document else ""
-    details = " ".join(f"{name}={_plain(value)}" for name, value in document["fields"].items())
-    return (
-        f"{document['use_case']} {document['kind']}{code} from {document['originator']}: {details} "
-        f"(signature {document['signature']}, MAC {document['mac']})"
+    name, kind = document["use_case"], document["kind"]
+    named = name if kind in name else f"{name} {kind}"  # some alerts have it in their name
+    head = f"  {named}{code}: {meaning(document)}"
+    verdict = f"signature {document['signature']}, MAC {document['mac']}"
+    values = {"from": document["originator"]} | document["fields"]
+    lines = [f"{head}; {verdict}"] if len(head) + len(verdict) < COLUMNS - 2 else [head, verdict]
+    lines += textwrap.wrap(
+        # The request stands above all that belongs to it.
+        ", ".join(f"{name} {_plain(values[name])}" for name in values if name != "request_id"),
+        COLUMNS - 8,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
+    return "\n        ".join(lines)
 
 
-def progress(offset: int, total: int, blocks_per_second: float) -> None:
-    """A bar on a terminal, redrawn in place; nothing elsewhere."""
-    if not sys.stderr.isatty():
-        return
-    share = offset / total if total else 0.0
-    filled = int(share * BAR)
-    bytes_left = total - offset
-    left = f"{bytes_left / (blocks_per_second * 50):5.1f} s left" if blocks_per_second else ""
-    line = (
-        f"\r  [{'#' * filled}{'.' * (BAR - filled)}] {share:4.0%} "
-        f"{blocks_per_second:7.0f} blocks/s {left}"
+def meaning(document: Mapping[str, Any]) -> str:
+    """What a message says, in a few words."""
+    values = document["fields"]
+    if values.get("accepted"):
+        return "accepted"
+    if document.get("alert_code") in _ALERTS:
+        return _ALERTS[document["alert_code"]]
+    name, words = _WORDS.get(document["use_case"], ("", ()))
+    if name in values and int(values[name]) < len(words):
+        return words[int(values[name])]
+    if "firmware_version" in values:
+        return f"firmware version {values['firmware_version']}"
+    return "see its fields"
+
+
+# --- progress -----------------------------------------------------------------------------------
+
+
+def bar(progress: Mapping[str, Any]) -> str:
+    """A bar and ``pace``."""
+    filled = int(_share(progress) * BAR)
+    return f"[{'#' * filled}{'.' * (BAR - filled)}] {pace(progress)}"
+
+
+def pace(progress: Mapping[str, Any]) -> str:
+    """Share, blocks per second, time left; ``progress`` is a part of a document that has them."""
+    speed, left = progress.get("blocks_per_second"), progress.get("eta_seconds")
+    text = f"{_share(progress):4.0%}"
+    if speed is not None:
+        text += f" {speed:6.0f} blocks/s"
+    if left is not None:
+        text += f" {duration(left):>8} left"
+    return text
+
+
+def _share(progress: Mapping[str, Any]) -> float:
+    total: int = progress["total_size"]
+    return progress["file_offset"] / total if total else 0.0
+
+
+def duration(seconds: float) -> str:
+    """``5.2 s``, ``3:05``, ``1:02:33``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Display:
+    """Lines, and below them one bar: redrawn in place in a terminal, a line a tenth elsewhere.
+
+    Two threads may write.
+    """
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._is_terminal = out.isatty()
+        self._has_bar = False
+        self._tenths: dict[str, int] = {}  # what was shown last, by label
+        self._lock = threading.Lock()
+
+    def line(self, text: str) -> None:
+        """Whole lines; a bar goes."""
+        with self._lock:
+            self._clear()
+            print(text, file=self._out, flush=True)
+
+    def stage(self, label: str, text: str) -> None:
+        """A line of a list of stages."""
+        self.line(_labelled(label, text))
+
+    def progress(self, label: str, progress: Mapping[str, Any]) -> None:
+        """A transfer moved; see ``bar``."""
+        tenth = 10 * progress["file_offset"] // (progress["total_size"] or 1)
+        with self._lock:
+            if not self._is_terminal:
+                last, self._tenths[label] = self._tenths.get(label, 0), tenth
+                if tenth == last:
+                    return
+            self._clear()
+            end = "" if self._is_terminal else "\n"
+            print(_labelled(label, bar(progress)), end=end, file=self._out, flush=True)
+            self._has_bar = self._is_terminal
+
+    def end(self) -> None:
+        """Nothing of a bar is left."""
+        with self._lock:
+            self._clear()
+
+    def _clear(self) -> None:
+        if self._has_bar:
+            print(f"\r{' ' * COLUMNS}\r", end="", file=self._out, flush=True)
+            self._has_bar = False
+
+
+def _labelled(label: str, text: str) -> str:
+    return f"  {label:<{LABEL}} {text}".rstrip()
+
+
+def _row(label: str, text: str) -> None:
+    lines = textwrap.wrap(
+        printable(text), COLUMNS - LABEL - 1, break_long_words=False, break_on_hyphens=False
     )
-    end = "\n" if offset >= total else ""
-    print(line.ljust(78), end=end, file=sys.stderr, flush=True)
+    for line in lines or [""]:
+        print(f"{label:<{LABEL}} {line}".rstrip())
+        label = ""
 
 
 def _plain(value: object) -> str:
@@ -97,5 +291,5 @@ def _plain(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "none"
-    return str(value)
+        return ", ".join(map(_plain, value)) or "none"
+    return printable(str(value))

@@ -1,7 +1,8 @@
 """A strict DER subset: what GBCS payloads are made of.
 
 Lengths must be minimal, integers minimal two's complement, and everything must be consumed: a
-payload has one encoding or it is refused. Source: gbcs.md 3; X.690.
+payload has one encoding or it is refused. Real credential responses (CS02a, CS02b) have lengths
+like 82 00 9F; who only shows them may ask for ``any_lengths``. Source: gbcs.md 3; X.690.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import datetime
 from firmware_node.errors import DecodeError
 
 INTEGER = 0x02
+BIT_STRING = 0x03
 OCTET_STRING = 0x04
 NULL = 0x05
+ENUMERATED = 0x0A
 GENERALIZED_TIME = 0x18
 SEQUENCE = 0x30
 LENGTH_MAX = 0xFFFF  # no remote party payload is longer
@@ -23,9 +26,10 @@ NEVER_TEXT = b"99991231235959Z"  # cancels a future-dated command (gbcs.md 3.1)
 class Reader:
     """Takes values off the front of some octets; ``end`` insists that none is left."""
 
-    def __init__(self, data: bytes, what: str) -> None:
+    def __init__(self, data: bytes, what: str, *, any_lengths: bool = False) -> None:
         self._data = data
         self._what = what
+        self._any_lengths = any_lengths
         self._at = 0
 
     def peek(self) -> int | None:
@@ -47,20 +51,26 @@ class Reader:
             if count not in (1, 2) or len(octets) != count:
                 raise self._error(at + 1, f"length form {size:02x}")
             size, start = int.from_bytes(octets, "big"), start + count
-            if size < (0x80 if count == 1 else 0x100):
+            if size < (0x80 if count == 1 else 0x100) and not self._any_lengths:
                 raise self._error(at + 1, "length is not minimal")
         if start + size > len(data):
             raise self._error(at + 1, f"length {size} passes the end")
         self._at = start + size
         return data[start : self._at]
 
-    def sequence(self) -> Reader:
-        """Enter a SEQUENCE."""
-        return Reader(self.take(SEQUENCE), self._what)
+    def element(self, tag: int) -> bytes:
+        """The next value whole, tag and length included, which must have this tag."""
+        at = self._at
+        self.take(tag)
+        return self._data[at : self._at]
 
-    def integer(self) -> int:
-        """A signed INTEGER of at most 9 octets."""
-        octets = self.take(INTEGER)
+    def sequence(self, tag: int = SEQUENCE) -> Reader:
+        """Enter a SEQUENCE, or whatever else is constructed."""
+        return Reader(self.take(tag), self._what, any_lengths=self._any_lengths)
+
+    def integer(self, tag: int = INTEGER) -> int:
+        """A signed INTEGER of at most 9 octets; ``tag`` where it is tagged otherwise."""
+        octets = self.take(tag)
         if not 1 <= len(octets) <= 9:
             raise self._error(self._at, f"integer of {len(octets)} octets")
         value = int.from_bytes(octets, "big", signed=True)
@@ -68,9 +78,9 @@ class Reader:
             raise self._error(self._at - len(octets), "integer is not minimal")
         return value
 
-    def unsigned(self, maximum: int) -> int:
+    def unsigned(self, maximum: int, tag: int = INTEGER) -> int:
         """An INTEGER from 0 to ``maximum``."""
-        value = self.integer()
+        value = self.integer(tag)
         if not 0 <= value <= maximum:
             raise self._error(self._at, f"integer {value}, expected 0 to {maximum}")
         return value
@@ -106,6 +116,10 @@ class Reader:
         """Insist that everything was read."""
         if self._at != len(self._data):
             raise self._error(self._at, f"{len(self._data) - self._at} trailing octets")
+
+    def error(self, reason: str) -> DecodeError:
+        """A ``DecodeError`` at the present offset."""
+        return self._error(self._at, reason)
 
     def _error(self, at: int, reason: str) -> DecodeError:
         return DecodeError(self._what, at, reason)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from firmware_node.errors import DecodeError
 from firmware_node.terms import EntityId
 from firmware_node.wire import der
+from firmware_node.wire.cursor import Cursor
 
 CS06_ACTIVATE_FIRMWARE = 0x0012
 CCS08_FIRMWARE_TRANSFER = 0x0128
@@ -290,11 +291,11 @@ def encode_ccs08_alert(value: FirmwareTransferAlert) -> bytes:
 
 def decode_receipt_alert_gbz(payload: bytes) -> ReceiptAlert:
     """Profile 0109, one component, alert code u16, UTC u32, 09 20, hash. Source: gbcs.md 3.3."""
-    fields = _Fields(payload, "receipt alert")
-    alert_code, at = fields.gbz(components=1)
-    fields.literal(_HASH)
-    alert = ReceiptAlert(alert_code, at, fields.take(32))
-    fields.end()
+    cursor = Cursor(payload, "receipt alert")
+    alert_code, at = _read_gbz(cursor, components=1)
+    cursor.literal(_HASH, "hash")
+    alert = ReceiptAlert(alert_code, at, cursor.take(32, "hash"))
+    cursor.finish()
     return alert
 
 
@@ -308,11 +309,11 @@ def decode_receipt_alert_dlms(payload: bytes, originator_counter: int) -> Receip
 
     The invoke id must be that of the alert's ``originator_counter``: 20 and its low 3 octets.
     """
-    fields = _Fields(payload, "receipt alert")
-    alert_code, at, status = fields.dlms(originator_counter, members=3)
-    fields.literal(_HASH)
-    alert = ReceiptAlert(alert_code, at, fields.take(32), status)
-    fields.end()
+    cursor = Cursor(payload, "receipt alert")
+    alert_code, at, status = _read_dlms(cursor, originator_counter, members=3)
+    cursor.literal(_HASH, "hash")
+    alert = ReceiptAlert(alert_code, at, cursor.take(32, "hash"), status)
+    cursor.finish()
     return alert
 
 
@@ -327,9 +328,9 @@ def encode_receipt_alert_dlms(value: ReceiptAlert, originator_counter: int) -> b
 
 def decode_generic_alert_gbz(payload: bytes) -> GenericAlert:
     """Profile 0109, no components, alert code u16, UTC u32. Source: gbcs.md 4.11."""
-    fields = _Fields(payload, "generic alert")
-    alert = GenericAlert(*fields.gbz(components=0))
-    fields.end()
+    cursor = Cursor(payload, "generic alert")
+    alert = GenericAlert(*_read_gbz(cursor, components=0))
+    cursor.finish()
     return alert
 
 
@@ -340,9 +341,9 @@ def encode_generic_alert_gbz(value: GenericAlert) -> bytes:
 
 def decode_generic_alert_dlms(payload: bytes, originator_counter: int) -> GenericAlert:
     """0F, long-invoke-id, 00, structure { alert code, date-time }. Source: gbcs.md 4.11."""
-    fields = _Fields(payload, "generic alert")
-    alert = GenericAlert(*fields.dlms(originator_counter, members=2))
-    fields.end()
+    cursor = Cursor(payload, "generic alert")
+    alert = GenericAlert(*_read_dlms(cursor, originator_counter, members=2))
+    cursor.finish()
     return alert
 
 
@@ -384,41 +385,19 @@ def decode_dlms_date_time(octets: bytes) -> int:
     return int((moment - _EPOCH).total_seconds())
 
 
-class _Fields:
-    """Takes fields off the front of an alert that is not DER."""
+def _read_gbz(cursor: Cursor, components: int) -> tuple[int, int]:
+    """Profile and number of components; the alert code and the time behind them."""
+    cursor.literal(_GBZ_PROFILE + bytes((components,)), "GBZ start")
+    return cursor.unsigned(2, "alert code"), cursor.unsigned(4, "time")
 
-    def __init__(self, data: bytes, what: str) -> None:
-        self._data = data
-        self._what = what
-        self._at = 0
 
-    def take(self, size: int) -> bytes:
-        octets = self._data[self._at : self._at + size]
-        if len(octets) != size:
-            raise DecodeError(self._what, self._at, f"expected {size} octets, found {len(octets)}")
-        self._at += size
-        return octets
-
-    def literal(self, expected: bytes) -> None:
-        at = self._at
-        found = self.take(len(expected))
-        if found != expected:
-            raise DecodeError(self._what, at, f"expected {expected.hex()}, found {found.hex()}")
-
-    def end(self) -> None:
-        if self._at != len(self._data):
-            raise DecodeError(self._what, self._at, f"{len(self._data) - self._at} trailing octets")
-
-    def gbz(self, components: int) -> tuple[int, int]:
-        self.literal(_GBZ_PROFILE + bytes((components,)))
-        return int.from_bytes(self.take(2), "big"), int.from_bytes(self.take(4), "big")
-
-    def dlms(self, originator_counter: int, members: int) -> tuple[int, int, int]:
-        self.literal(_dlms_start(originator_counter, members))
-        alert_code = int.from_bytes(self.take(2), "big")
-        self.literal(_DATE_TIME)
-        date_time = self.take(12)
-        return alert_code, decode_dlms_date_time(date_time), date_time[11]
+def _read_dlms(cursor: Cursor, originator_counter: int, members: int) -> tuple[int, int, int]:
+    """Up to the date-time; alert code, seconds since 2000-01-01, clock status."""
+    cursor.literal(_dlms_start(originator_counter, members), "DLMS start")
+    alert_code = cursor.unsigned(2, "alert code")
+    cursor.literal(_DATE_TIME, "date-time")
+    date_time = cursor.take(12, "date-time")
+    return alert_code, decode_dlms_date_time(date_time), date_time[11]
 
 
 def _gbz(alert_code: int, at: int, components: int) -> bytes:

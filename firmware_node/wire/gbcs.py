@@ -12,6 +12,7 @@ from enum import IntEnum
 
 from firmware_node.errors import DecodeError
 from firmware_node.terms import EntityId
+from firmware_node.wire.cursor import Cursor, encode_length
 
 MAC_HEADER = bytes.fromhex("DD000000000000")  # six empty DLMS fields
 SECURITY_HEADER = bytes.fromhex("1100000000")  # security control, invocation counter
@@ -55,53 +56,31 @@ class Message:
     signed_octets: bytes
     mac_covered: bytes  # additional authenticated data; empty without a MAC
 
-
-class _Cursor:
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.at = 0
-
-    def take(self, size: int, what: str) -> bytes:
-        octets = self.data[self.at : self.at + size]
-        if len(octets) != size:
-            raise DecodeError("GBCS message", self.at, f"{what}: expected {size} octets")
-        self.at += size
-        return octets
-
-    def literal(self, expected: bytes, what: str) -> None:
-        at = self.at
-        if self.take(len(expected), what) != expected:
-            raise DecodeError("GBCS message", at, f"{what}: expected {expected.hex()}")
-
-    def length(self, what: str) -> int:
-        at = self.at
-        size = self.take(1, what)[0]
-        if size < 0x80:
-            return size
-        if size not in (0x81, 0x82):
-            raise DecodeError("GBCS message", at, f"{what}: length form {size:02x}")
-        count = size & 0x7F
-        size = int.from_bytes(self.take(count, what), "big")
-        if size < (0x80 if count == 1 else 0x100):
-            raise DecodeError("GBCS message", at, f"{what}: length is not minimal")
-        return size
+    @property
+    def is_pre_command(self) -> bool:
+        """A critical command before its signature: neither signature nor MAC."""
+        return self.header.cra is Cra.COMMAND and not self.signature and not self.mac
 
 
 def decode_message(data: bytes) -> Message:
     """Read one message: DD and DF form, DF form, or a Pre-Command, which ends with its payload.
+
+    Older tool chains put an empty signature field (00) behind a Pre-Command; it is accepted.
+    Other protection does not go without its field: a DF form that ends with its payload, or that
+    has an empty signature field, is a command, as responses and alerts have a signature or a MAC.
 
     Raises:
         DecodeError: any length, tag or field is off, or octets are left.
     """
     if len(data) > MESSAGE_SIZE_MAX:
         raise DecodeError("GBCS message", MESSAGE_SIZE_MAX, f"{len(data)} octets")
-    cursor = _Cursor(data)
+    cursor = Cursor(data, "GBCS message")
     maced = data[:1] == b"\xdd"
     if maced:
         cursor.literal(MAC_HEADER, "MAC header")
         size = cursor.length("MAC header")
-        if size != len(data) - cursor.at:
-            raise DecodeError("GBCS message", 7, f"length {size}, found {len(data) - cursor.at}")
+        if size != cursor.left:
+            raise cursor.error(f"MAC header: length {size}, found {cursor.left}")
         cursor.literal(SECURITY_HEADER, "security header")
     inner = cursor.at
     cursor.literal(b"\xdf", "grouping header")
@@ -112,13 +91,26 @@ def decode_message(data: bytes) -> Message:
     if maced or cursor.at < len(data):
         size = cursor.length("signature")
         if size not in (0, SIGNATURE_SIZE):
-            raise DecodeError("GBCS message", cursor.at, f"signature of {size} octets")
+            raise cursor.error(f"signature of {size} octets")
         signature = cursor.take(size, "signature")
     covered = SECURITY_HEADER + b"\0" + data[inner : cursor.at] if maced else b""
     mac = cursor.take(MAC_SIZE, "MAC") if maced else b""
-    if cursor.at != len(data):
-        raise DecodeError("GBCS message", cursor.at, f"{len(data) - cursor.at} trailing octets")
+    cursor.finish()
+    if not maced and not signature and header.cra is not Cra.COMMAND:
+        raise cursor.error("response or alert without protection")
     return Message(header, payload, signature, mac, signed_octets, covered)
+
+
+def encode_message(message: Message) -> bytes:
+    """The octets of a message; one without signature and MAC is a Pre-Command.
+
+    For builders and tests: whoever received a message checks the slices, never this.
+    """
+    signed_octets = encode_signed_octets(message.header, message.payload)
+    if not message.signature and not message.mac:
+        return pre_command(signed_octets)
+    inner = signed_message(signed_octets, message.signature)
+    return maced_message(inner, message.mac) if message.mac else inner
 
 
 def encode_signed_octets(header: GroupingHeader, payload: bytes) -> bytes:
@@ -138,11 +130,11 @@ def encode_signed_octets(header: GroupingHeader, payload: bytes) -> bytes:
             header.originator.octets,
             b"\x08",
             header.recipient.octets,
-            _length(len(header.date_time)),
+            encode_length(len(header.date_time)),
             header.date_time,
-            _length(len(information)),
+            encode_length(len(information)),
             information,
-            _length(len(payload)),
+            encode_length(len(payload)),
             payload,
         )
     )
@@ -151,6 +143,11 @@ def encode_signed_octets(header: GroupingHeader, payload: bytes) -> bytes:
 def transaction_id(header: GroupingHeader) -> bytes:
     """Length 09, CRA flag, originator counter."""
     return bytes((9, header.cra)) + header.originator_counter.to_bytes(8, "big")
+
+
+def pre_command(signed_octets: bytes) -> bytes:
+    """DF form that ends with the payload: what a User gets to sign (gbcs.md 4.1)."""
+    return b"\xdf" + signed_octets
 
 
 def signed_message(signed_octets: bytes, signature: bytes) -> bytes:
@@ -166,26 +163,26 @@ def mac_covered(inner: bytes) -> bytes:
 def maced_message(inner: bytes, mac: bytes) -> bytes:
     """DD form around a DF form."""
     content = SECURITY_HEADER + inner + mac
-    return MAC_HEADER + _length(len(content)) + content
+    return MAC_HEADER + encode_length(len(content)) + content
 
 
-def _decode_header(cursor: _Cursor) -> GroupingHeader:
+def _decode_header(cursor: Cursor) -> GroupingHeader:
     cursor.literal(b"\x09", "transaction id")
-    flag = cursor.take(1, "CRA flag")[0]
+    flag = cursor.unsigned(1, "CRA flag")
     if flag not in (1, 2, 3):
-        raise DecodeError("GBCS message", cursor.at - 1, f"CRA flag {flag}")
-    counter = int.from_bytes(cursor.take(8, "originator counter"), "big")
+        raise cursor.error(f"CRA flag {flag}")
+    counter = cursor.unsigned(8, "originator counter")
     cursor.literal(b"\x08", "originator")
-    originator = EntityId(cursor.take(8, "originator"))
+    originator = cursor.entity_id("originator")
     cursor.literal(b"\x08", "recipient")
-    recipient = EntityId(cursor.take(8, "recipient"))
+    recipient = cursor.entity_id("recipient")
     size = cursor.length("date-time")
     if size not in (0, 12):
-        raise DecodeError("GBCS message", cursor.at, f"date-time of {size} octets")
+        raise cursor.error(f"date-time of {size} octets")
     date_time = cursor.take(size, "date-time")
     size = cursor.length("other information")
     if size not in (2, 10, 18) and size < 26:
-        raise DecodeError("GBCS message", cursor.at, f"other information of {size} octets")
+        raise cursor.error(f"other information of {size} octets")
     information = cursor.take(size, "other information")
     return GroupingHeader(
         cra=Cra(flag),
@@ -201,11 +198,3 @@ def _decode_header(cursor: _Cursor) -> GroupingHeader:
         ),
         certificate=information[26:],
     )
-
-
-def _length(size: int) -> bytes:
-    if size < 0x80:
-        return bytes((size,))
-    if size < 0x100:
-        return bytes((0x81, size))
-    return b"\x82" + size.to_bytes(2, "big")

@@ -1,15 +1,15 @@
 """The OTA file: header with all optional fields, then one of three shapes of body.
 
-Which shape a file has is told by ``decode_ota_file``; the rule stands there. This is a cold
-format, so its header is a ``construct`` declaration. Source: ZCL 11.4 (file format); gbcs.md 2.
+Which shape a file has is told by ``decode_ota_file``; the rule stands there.
+Source: ZCL 11.4 (file format); gbcs.md 2.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from construct import Bytes, ConstructError, If, Int8ul, Int16ul, Int32ul, Struct, this
+from typing import Any
 
 from firmware_node.errors import DecodeError
 from firmware_node.terms import EntityId, ImageFormat, ImageKey, Span
@@ -32,22 +32,16 @@ _SECURITY_CREDENTIAL = 0x0001
 _DESTINATION = 0x0002
 _HARDWARE_VERSIONS = 0x0004
 
-_HEADER = Struct(
-    "file_identifier" / Int32ul,
-    "header_version" / Int16ul,
-    "header_length" / Int16ul,
-    "field_control" / Int16ul,
-    "manufacturer_code" / Int16ul,
-    "image_type" / Int16ul,
-    "file_version" / Int32ul,
-    "stack_version" / Int16ul,
-    "header_string" / Bytes(32),
-    "total_image_size" / Int32ul,
-    "security_credential_version" / If(this.field_control & _SECURITY_CREDENTIAL, Int8ul),
-    "destination" / If(this.field_control & _DESTINATION, Bytes(8)),
-    "hardware_version_min" / If(this.field_control & _HARDWARE_VERSIONS, Int16ul),
-    "hardware_version_max" / If(this.field_control & _HARDWARE_VERSIONS, Int16ul),
+# File identifier, header version, header length, field control, manufacturer code, image type,
+# file version, stack version, header string, total image size; then the optional fields in the
+# order of their flags.
+_HEADER = struct.Struct("<IHHHHHIH32sI")
+_OPTIONAL = (
+    (_SECURITY_CREDENTIAL, struct.Struct("<B")),
+    (_DESTINATION, struct.Struct("<8s")),
+    (_HARDWARE_VERSIONS, struct.Struct("<HH")),
 )
+_KNOWN_FIELDS = _SECURITY_CREDENTIAL | _DESTINATION | _HARDWARE_VERSIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,25 +112,31 @@ def decode_ota_header(data: bytes) -> OtaHeader:
     size = header_size(data)
     if len(data) < size:
         raise DecodeError("OTA header", len(data), f"header length {size}")
-    try:
-        fields = _HEADER.parse(data[:size])
-    except ConstructError as error:
-        raise DecodeError("OTA header", size, "optional fields do not fit its length") from error
-    if fields.field_control & ~0x0007:
-        raise DecodeError("OTA header", 8, f"field control {fields.field_control:04x}")
-    if _fields_size(fields.field_control) != size:
+    _, _, _, control, manufacturer_code, image_type, version, stack_version, text, total = (
+        _HEADER.unpack_from(data)
+    )
+    if control & ~_KNOWN_FIELDS:
+        raise DecodeError("OTA header", 8, f"field control {control:04x}")
+    if _fields_size(control) != size:
         raise DecodeError("OTA header", 6, f"length {size} and field control do not agree")
-    destination = fields.destination
-    low, high = fields.hardware_version_min, fields.hardware_version_max
+    at = HEADER_SIZE_MIN
+    found: dict[int, tuple[Any, ...]] = {}
+    for flag, layout in _OPTIONAL:
+        if control & flag:
+            found[flag] = layout.unpack_from(data, at)
+            at += layout.size
+    (credential,) = found.get(_SECURITY_CREDENTIAL, (None,))
+    (destination,) = found.get(_DESTINATION, (None,))
+    low, high = found.get(_HARDWARE_VERSIONS, (None, None))
     if low is not None and low > high:
         raise DecodeError("OTA header", size - 4, f"hardware range {low:04x} to {high:04x}")
     return OtaHeader(
-        image=ImageKey(fields.manufacturer_code, fields.image_type, fields.file_version),
-        total_image_size=int(fields.total_image_size),
-        header_string=_header_text(bytes(fields.header_string)),
-        stack_version=int(fields.stack_version),
-        security_credential_version=fields.security_credential_version,
-        destination=None if destination is None else decode_eui64(bytes(destination)),
+        image=ImageKey(manufacturer_code, image_type, version),
+        total_image_size=total,
+        header_string=_header_text(text),
+        stack_version=stack_version,
+        security_credential_version=credential,
+        destination=None if destination is None else decode_eui64(destination),
         hardware_version_min=low,
         hardware_version_max=high,
         header_length=size,
@@ -145,31 +145,30 @@ def decode_ota_header(data: bytes) -> OtaHeader:
 
 def encode_ota_header(header: OtaHeader) -> bytes:
     """The header's octets; its length is that of its fields."""
-    control = (
-        (header.security_credential_version is not None) * _SECURITY_CREDENTIAL
-        | (header.destination is not None) * _DESTINATION
-        | (header.hardware_version_min is not None) * _HARDWARE_VERSIONS
+    control, optional = 0, b""
+    for (flag, layout), values in zip(
+        _OPTIONAL,
+        (
+            (header.security_credential_version,),
+            (None if header.destination is None else encode_eui64(header.destination),),
+            (header.hardware_version_min, header.hardware_version_max),
+        ),
+        strict=True,
+    ):
+        if values[0] is not None:
+            control |= flag
+            optional += layout.pack(*values)
+    fixed = _HEADER.pack(
+        FILE_IDENTIFIER,
+        HEADER_VERSION,
+        HEADER_SIZE_MIN + len(optional),
+        control,
+        *header.image,
+        header.stack_version,
+        header.header_string.encode("latin-1")[:32],
+        header.total_image_size,
     )
-    text = header.header_string.encode("latin-1")
-    octets: bytes = _HEADER.build(
-        {
-            "file_identifier": FILE_IDENTIFIER,
-            "header_version": HEADER_VERSION,
-            "header_length": _fields_size(control),
-            "field_control": control,
-            "manufacturer_code": header.image.manufacturer_code,
-            "image_type": header.image.image_type,
-            "file_version": header.image.file_version,
-            "stack_version": header.stack_version,
-            "header_string": text[:32].ljust(32, b"\0"),
-            "total_image_size": header.total_image_size,
-            "security_credential_version": header.security_credential_version,
-            "destination": encode_eui64(header.destination) if header.destination else None,
-            "hardware_version_min": header.hardware_version_min,
-            "hardware_version_max": header.hardware_version_max,
-        }
-    )
-    return octets
+    return fixed + optional
 
 
 def decode_ota_file(
@@ -307,12 +306,7 @@ def _integrity(data: bytes, elements: Sequence[SubElement]) -> tuple[bytes | Non
 
 
 def _fields_size(control: int) -> int:
-    return (
-        HEADER_SIZE_MIN
-        + (1 if control & _SECURITY_CREDENTIAL else 0)
-        + (8 if control & _DESTINATION else 0)
-        + (4 if control & _HARDWARE_VERSIONS else 0)
-    )
+    return HEADER_SIZE_MIN + sum(layout.size for flag, layout in _OPTIONAL if control & flag)
 
 
 def _header_text(octets: bytes) -> str:

@@ -93,17 +93,42 @@ def test_a_hub_file_is_told_from_a_device_file(file: Path) -> None:
         ("bank_size =", "bank_sise =", "ppmid.toml:9: unknown key storage.bank_sise"),
         ("bank_size =", "bank_sise =", "the nearest known key is storage.bank_size"),
         ("[radio]", "[radoi]", "ppmid.toml:12: unknown key radoi; the nearest known key is radio"),
-        ('directory = "keys"', "directory = 5", "ppmid.toml:11: keys.directory: found int 5"),
+        (
+            'directory = "keys"',
+            "directory = 5",
+            "ppmid.toml:11: keys.directory: found the number 5",
+        ),
+        ('directory = "keys"', 'directory = ""', ":11: keys.directory: found an empty string"),
+        (
+            '"keys"',
+            r'"ke\u0000ys"',
+            r":11: keys.directory: found the string 'ke\x00ys', expected print",
+        ),
+        ('"keys"', "1979-05-27", ":11: keys.directory: found 1979-05-27, expected a string"),
+        ('"keys"', '["keys"]', ":11: keys.directory: found a list, expected a string"),
         ('type = "ppmid"', 'type = "toaster"', "ppmid.toml:2: device.type: found 'toaster'"),
         ("0x121D", "0x1121D", "ppmid.toml:4: device.manufacturer_code: found 70173"),
-        ("0x0084", "true", "ppmid.toml:5: device.image_type: found bool True"),
+        ("0x0084", "true", "ppmid.toml:5: device.image_type: found true, expected a whole"),
+        (
+            "0x0084",
+            "1.5",
+            "ppmid.toml:5: device.image_type: found the number 1.5, expected a whole",
+        ),
         ("0x1111", "-1", "ppmid.toml:6: device.hardware_version: found -1, expected 0 to 65535"),
-        ("-A4", "-G4", "ppmid.toml:3: device.entity_id: entity id: expected 16 hexadecimal"),
+        ("-A4", "-G4", ":3: device.entity_id: found '00-DB-12-34-56-78-90-G4', expected 16 hex"),
         ("1048576", "10", "ppmid.toml:9: storage.bank_size: found 10, expected 4096 to"),
         ("image_type = 0x0084\n", "", "ppmid.toml:1: missing key device.image_type"),
-        ('"virtual"', '"znp"', "radio.type: znp is not available yet"),
-        ('type = "ppmid"', 'type = "ppmid', "ppmid.toml: Illegal character"),
-        ("[control]", "[device]", "ppmid.toml: Cannot declare"),
+        ('"virtual"', '"znp"', "ppmid.toml:13: radio.type: found 'znp'"),
+        (
+            "control.sock",
+            "c" * 108,
+            ":16: control.socket: found a path of 108 octets, expected at most",
+        ),
+        ("air.sock", "a" * 108, ":14: radio.air: found a path of 108 octets, expected at most 107"),
+        ("[storage]", "ota.block_sise = 1\n[storage]", ":7: unknown key device.ota"),
+        ('type = "ppmid"', 'type = "ppmid', "ppmid.toml:2: no TOML: Illegal character"),
+        ("[control]", "[device]", "ppmid.toml:15: no TOML: Cannot declare"),
+        ("0x0084", "[" * 100_000, "ppmid.toml: no TOML: nested too deep"),
     ],
 )
 def test_each_mistake_is_one_line_that_says_where_and_what(
@@ -122,8 +147,10 @@ def test_each_mistake_is_one_line_that_says_where_and_what(
     [
         ("-A2", "", "ppmid.toml:2: hub.entity_id"),
         ('"require"', '"maybe"', "ppmid.toml:5: dcc.request_signature: found 'maybe'"),
-        ("[dcc]", 'activation = "soon"\n[dcc]', "hub.activation: found 'soon'"),
-        ("[dcc]", 'script = "abort"\n[dcc]', "hub.script: found str 'abort', expected a list"),
+        ("[dcc]", 'activation = "soon"\n[dcc]', "ppmid.toml:3: hub.activation: found 'soon'"),
+        ("[dcc]", 'activation = "9999999999"\n[dcc]', "hub.activation: found '9999999999'"),
+        ("[dcc]", 'script = ["abort:x"]\n[dcc]', "ppmid.toml:3: hub.script: found 'abort:x'"),
+        ("[dcc]", 'script = "abort"\n[dcc]', "hub.script: found the string 'abort', expected"),
         ("[dcc]", "block_size_max = 0\n[dcc]", "hub.block_size_max: found 0, expected 1 to 255"),
     ],
 )
@@ -181,7 +208,11 @@ def test_a_key_folder_that_is_absent_empty_or_holds_a_huge_file_is_refused(tmp_p
     with pytest.raises(ConfigError, match=r"no \.pem or \.key file"):
         read_key_folder(str(tmp_path))
     (tmp_path / "a.pem").write_bytes(bytes(KEY_FILE_MAX + 1))
-    with pytest.raises(ConfigError, match="too large for a key"):
+    with pytest.raises(ConfigError, match=r"a\.pem: expected at most 65536"):
+        read_key_folder(str(tmp_path))
+    (tmp_path / "a.pem").unlink()
+    (tmp_path / "a.pem").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=r"a\.pem: No such file"):
         read_key_folder(str(tmp_path))
 
 
@@ -189,10 +220,12 @@ def test_an_image_file_is_limited_in_size(tmp_path: Path) -> None:
     path = tmp_path / "image.ota"
     with path.open("wb") as file:
         file.truncate(IMAGE_FILE_MAX + 1)
-    with pytest.raises(ConfigError, match="more than"):
+    with pytest.raises(ConfigError, match="expected at most"):
         read_image(str(path))
     with pytest.raises(ConfigError, match="Is a directory"):
         read_image(str(tmp_path))
+    with pytest.raises(ConfigError, match="expected at most"):
+        read_image("/dev/zero")  # it tells no size and has no end
     path.write_bytes(b"image")
     assert read_image(str(path)) == b"image"
 
@@ -249,3 +282,69 @@ def test_the_schema_tells_choices_ranges_and_defaults() -> None:
     bank_size = shape["properties"]["storage"]["properties"]["bank_size"]
     assert (bank_size["minimum"], bank_size["default"]) == (4096, 1048576)
     assert schema(HubConfig)["properties"]["hub"]["required"] == ["entity_id"]
+
+
+INVENTORY = """
+[[dcc.inventory]]
+entity_id = "00DB1234567890A4"
+type = "ppmid"
+manufacturer_code = 0x10E0
+model = 0x0005
+hardware_version = 0x0100
+firmware_version = "00070200"
+[[dcc.inventory]]
+entity_id = "00-DB-12-34-56-78-90-A5"
+commissioned = false
+gbcs_version = "3.2"
+"""
+
+
+def test_an_inventory_is_a_list_of_tables(file: Path) -> None:
+    file.write_text(HUB + INVENTORY)
+    first, second = read_hub_config(file).dcc.inventory
+    assert (first.type, first.manufacturer_code, first.model) == ("ppmid", 0x10E0, 5)
+    assert (first.firmware_version, first.commissioned, first.gbcs_version) == (
+        "00070200",
+        True,
+        None,
+    )
+    assert (second.type, second.commissioned, second.gbcs_version) == (None, False, "3.2")
+    items = schema(HubConfig)["properties"]["dcc"]["properties"]["inventory"]["items"]
+    assert items["required"] == ["entity_id"]
+    assert items["properties"]["firmware_version"]["pattern"] == "^([0-9A-Fa-f]{8})$"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('"ppmid"', '"ihd"', "dcc.inventory.type: found 'ihd'"),
+        ("0x10E0", "70000", "dcc.inventory.manufacturer_code: found 70000"),
+        ('"00070200"', '"7.2"', "firmware_version: found '7.2', expected 8 hexadecimal digits"),
+        ('"3.2"', '"three"', "gbcs_version: found 'three', expected a GBCS version"),
+        ("commissioned", "commisioned", "nearest known key is dcc.inventory.commissioned"),
+        ('entity_id = "00DB1234567890A4"\n', "", "missing key dcc.inventory.entity_id"),
+        ("00DB1234567890A4", "A4", "dcc.inventory.entity_id"),
+    ],
+)
+def test_a_wrong_entry_of_the_inventory_is_named(file: Path, old: str, new: str, says: str) -> None:
+    assert old in INVENTORY
+    file.write_text(HUB + INVENTORY.replace(old, new))
+    with pytest.raises(ConfigError, match=says):
+        read_hub_config(file)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('inventory = "x"', "expected a list of tables"),
+        ("inventory = [1]", "expected a list of tables"),
+        ('device_list = "strict"', "expected warn or require"),
+        ('request_rules = "no"', "expected warn or require"),
+        ('ppmid_alert = "63"', "expected a DCC alert code"),
+        ('gbcs_version_min = "4"', "expected a GBCS version"),
+    ],
+)
+def test_a_wrong_rule_of_the_dcc_is_named(file: Path, line: str, says: str) -> None:
+    file.write_text(HUB.replace("[dcc]\n", f"[dcc]\n{line}\n"))
+    with pytest.raises(ConfigError, match=f"ppmid.toml:4: dcc.*{says}"):
+        read_hub_config(file)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -189,3 +190,32 @@ def test_nobody_at_the_socket_is_an_error_of_the_environment(path: Path) -> None
     with pytest.raises(EnvironmentFailure, match="no daemon answers"):
         list(call(path, "GET", "/v1/status"))
     assert path.is_socket()
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\nno JSON\n", "no daemon of this program"),
+        (b"HTTP/1.1 200 OK\r\n\r\n[1, 2]\n", "no daemon of this program"),
+        (b"HTTP/1.1 500 Oops\r\n\r\nno JSON", "HTTP 500"),
+        (b"no HTTP", "no daemon answers"),
+        (b"", "no daemon answers"),
+    ],
+)
+def test_a_stranger_at_the_socket_is_an_error_of_the_environment(answer: bytes, says: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="fn-") as name, socket.socket(socket.AF_UNIX) as server:
+        path = Path(name) / "sock"
+        server.bind(str(path))
+        server.listen()
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+
+        stranger = threading.Thread(target=serve)
+        stranger.start()
+        with pytest.raises(EnvironmentFailure, match=says):
+            list(call(path, "GET", "/v1/status"))
+        stranger.join(LIMIT_S)

@@ -5,19 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from firmware_node.adapters.virtual_radio import (
-    CHANNEL,
-    PAYLOAD_MAX,
-    AirClient,
-    AirServer,
-    listen,
-)
+from firmware_node.adapters.air_link import PAYLOAD_MAX, UNSENT_MAX
+from firmware_node.adapters.virtual_radio import CHANNEL, AirClient, AirServer, listen
 from firmware_node.boundary import (
     Frame,
     FrameReceived,
@@ -327,6 +323,76 @@ def test_a_message_in_single_octets_is_read_like_one_in_a_piece(air: Path) -> No
             PeerAnnounced(ShortAddress(1), PPMID),
             FrameReceived(received),
         ]
+
+    on_air(air, story)
+
+
+JOIN = struct.pack("<HB", 9, 1) + PPMID.octets
+
+
+def test_what_a_slow_reader_leaves_waits_for_it_and_arrives_whole(air: Path) -> None:
+    async def story(ends: Ends) -> None:
+        reader, writer = await asyncio.open_unix_connection(str(air))
+        writer.write(JOIN)
+        assert len(await reader.readexactly(6)) == 6
+        sent = [frame(1, number.to_bytes(2, "little") * 1000) for number in range(400)]
+        size = sum(16 + len(one.payload) for one in sent)
+        assert 500_000 < size < UNSENT_MAX  # more than the socket holds
+        for one in sent:
+            send(ends.hub, one)
+        async with asyncio.timeout(LIMIT_S):
+            octets = await reader.readexactly(size)
+        assert [octets[at + 16 : at + 18] for at in range(0, size, 2016)] == [
+            one.payload[:2] for one in sent
+        ]
+        send(ends.hub, frame(1, b"\x55"))  # and what follows goes out at once again
+        async with asyncio.timeout(LIMIT_S):
+            assert (await reader.readexactly(17))[-1] == 0x55
+        writer.close()
+
+    on_air(air, story)
+
+
+def test_who_never_reads_is_dropped_and_the_others_are_served(air: Path) -> None:
+    async def story(ends: Ends) -> None:
+        _, inbox = await ends.device(HCALCS)
+        _, writer = await asyncio.open_unix_connection(str(air), limit=1)
+        writer.write(JOIN)
+        await ends.hub_inbox.has(PeerAnnounced(ShortAddress(2), PPMID))
+        for _ in range(2 * UNSENT_MAX // PAYLOAD_MAX):
+            send(ends.hub, frame(2, bytes(PAYLOAD_MAX)))
+        send(ends.hub, frame(2), tag=9)
+        await ends.hub_inbox.has(SendConfirmed(9, delivered=False))
+        send(ends.hub, frame(1))
+        await inbox.has(seen_by_peer(frame(1), COORDINATOR))
+        writer.close()
+
+    on_air(air, story)
+
+
+FLOOD = """
+import socket, struct, sys
+raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+raw.connect(sys.argv[1])
+raw.sendall(struct.pack("<HB", 9, 1) + bytes(8))
+while True:
+    raw.sendall(100 * struct.pack("<HBHBBHHBI", 14, 3, 0, 1, 1, 0x0109, 0x0019, 0, 0))
+"""
+
+
+def test_the_loop_has_its_turn_while_frames_keep_coming(air: Path) -> None:
+    async def story(ends: Ends) -> None:
+        flood = await asyncio.create_subprocess_exec(sys.executable, "-c", FLOOD, str(air))
+        try:
+            await ends.hub_inbox.until(lambda items: len(items) > 100)
+            turn = asyncio.Event()
+            asyncio.get_running_loop().call_later(0.02, turn.set)
+            async with asyncio.timeout(LIMIT_S):
+                await turn.wait()
+            assert flood.returncode is None
+        finally:
+            flood.kill()
+            await flood.wait()
 
     on_air(air, story)
 

@@ -41,7 +41,7 @@ class Commanded(Survivor):
     def hold(self) -> None:
         """The image arrives and is told of; nothing is cut before."""
         self.start()
-        self.world.tell_hub(OfferImage("r", self.file, (HCALCS,)))
+        self.world.tell_hub(OfferImage("r", self.file, (HCALCS,), out_of_band=True))
         assert self.world.run_until(lambda: bool(self.messages(fm.RECEIPT_ALERT_GBZ)), LIMIT_MS)
         self.world.run_for(5_000)
 

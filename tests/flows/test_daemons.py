@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -93,7 +94,11 @@ class Running:
 def test_a_daemon_says_ready_and_stops_cleanly(
     folder: Path, verb: str, name: str, file: str, number: int, code: int
 ) -> None:
+    (folder / "state").mkdir(mode=0o755)  # as an operator may have made it
     with Running(folder, verb, name) as daemon:
+        if verb == "run":
+            assert {path.stat().st_mode & 0o777 for path in (folder / "state").iterdir()} == {0o600}
+            assert (folder / "state").stat().st_mode & 0o777 == 0o700
         assert (folder / f"{file}.sock").stat().st_mode & 0o777 == 0o660
         assert "ready" in daemon.errors().readline()
         assert daemon.stop(number) == code
@@ -180,12 +185,150 @@ def test_a_daemon_that_was_killed_starts_again_over_its_stale_sockets(folder: Pa
         (folder / "run-notify.sock").unlink()
 
 
-def test_a_second_hub_on_the_same_air_is_exit_code_3(folder: Path) -> None:
+def test_a_command_at_the_wrong_daemon_is_told_so(folder: Path) -> None:
+    request = folder / "request.xml"
+    request.write_text("<x/>")
+    hub, device = f"{folder}/hub.sock", f"{folder}/control.sock"
+    with Running(folder, "hub", "hub"), Running(folder, "run", "ppmid"):
+        for arguments in (
+            ("banks", "--socket", hub),
+            ("query", "--socket", hub),
+            ("reboot", "--socket", hub),
+            ("dcc", "send", str(request), "--hub", device),
+            ("hub", "clock", "set", "2030-01-01T00:00:00Z", "--hub", device),
+        ):
+            assert "is it another daemon's socket?" in one_line(node(*arguments), 3)
+        assert "no daemon answers" in one_line(node("status", "--socket", f"{folder}/air.sock"), 3)
+        told = node("status", "--socket", hub)
+        assert (told.returncode, told.stderr) == (0, "")
+        assert "entity_id: 00-DB-12-34-56-78-90-A2" in told.stdout
+
+
+def changed(folder: Path, name: str, found: str, instead: str) -> str:
+    """A configuration beside another, with one thing different."""
+    file = folder / "changed.toml"
+    text = (folder / f"{name}.toml").read_text()
+    assert found in text
+    file.write_text(text.replace(found, instead, 1))
+    return str(file)
+
+
+def one_line(done: subprocess.CompletedProcess[str], code: int) -> str:
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (code, "", 1), done.stderr
+    return done.stderr
+
+
+def fingerprint(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:
+    """Everything that could have been touched in a directory."""
+    return {
+        path.name: (stat.st_mode, stat.st_mtime_ns, stat.st_ino, path.read_bytes())
+        for path in sorted(directory.iterdir())
+        if (stat := path.stat())
+    }
+
+
+@pytest.mark.parametrize("found", ["air.sock", "hub.sock"])
+def test_a_second_hub_on_one_socket_is_exit_code_3_and_leaves_no_other(
+    folder: Path, found: str
+) -> None:
     with Running(folder, "hub", "hub"):
-        second = node("hub", f"{folder}/hub.toml")
-        assert second.returncode == 3
-        assert second.stderr.count("\n") == 1
-        assert "another process listens there" in second.stderr
+        before = sorted(folder.iterdir())
+        second = node("hub", changed(folder, "hub", found, "second.sock"))
+        assert "another process listens there" in one_line(second, 3)
+        assert sorted(folder.iterdir()) == sorted([*before, folder / "changed.toml"])
+
+
+def test_a_second_daemon_on_one_state_directory_touches_nothing(folder: Path) -> None:
+    with Running(folder, "run", "ppmid") as first:
+        before = fingerprint(folder / "state")
+        second = node("run", changed(folder, "ppmid", "control.sock", "second.sock"))
+        assert f"{folder}/state is in use by another process" in one_line(second, 3)
+        assert fingerprint(folder / "state") == before
+        assert not (folder / "second.sock").exists()
+        assert node("status", "--socket", f"{folder}/control.sock").returncode == 0
+        assert first.stop(signal.SIGTERM) == 0
+
+
+def test_a_daemon_whose_control_socket_is_taken_does_not_count_as_a_start(folder: Path) -> None:
+    with Running(folder, "run", "ppmid") as first:
+        other = changed(folder, "ppmid", "/state", "/other")
+        assert "another process listens there" in one_line(node("run", other), 3)
+        assert first.stop(signal.SIGTERM) == 0
+    with sqlite3.connect(folder / "other" / "node.db") as database:
+        assert database.execute("SELECT count(*) FROM record").fetchone() == (0,)
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--manufacturer-code", "0x9999"), "manufacturer code 9999, this device is 121d"),
+        (("--hardware-min", "2", "--hardware-max", "3"), "made for hardware 0002 to 0003"),
+        (("--size", "2000000"), "found 2000060 bytes, expected at most storage.bank_size 1048576"),
+    ],
+)
+def test_a_factory_image_that_cannot_run_is_exit_code_2_and_nothing_is_made(
+    folder: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    image = f"{folder}/factory.ota"
+    build = ("image", "build", "--file-version", "2", "-o", image, *arguments)
+    assert node(*build).returncode == 0
+    config = changed(folder, "ppmid", "[storage]", f'factory_image = "{image}"\n[storage]')
+    line = one_line(node("run", config), 2)
+    assert image in line
+    assert says in line
+    assert not (folder / "state").exists()
+
+
+def test_a_device_that_takes_signed_images_alone_has_no_unsigned_factory_image(
+    folder: Path,
+) -> None:
+    (folder / "keys" / "manufacturer-121d-ds.key").unlink()
+    wanted = 'manufacturer_signature = "require"\n[storage]'
+    line = one_line(node("run", changed(folder, "ppmid", "[storage]", wanted)), 2)
+    assert "device.factory_image (built in): an unsigned manufacturer image" in line
+
+
+@pytest.mark.parametrize("name", ["node.db", "bank_a.img", "ratchet.bin", "LOCK"])
+@pytest.mark.parametrize("how", ["mode", "link", "folder"])
+def test_a_state_file_that_is_not_ours_alone_is_exit_code_3(
+    folder: Path, name: str, how: str
+) -> None:
+    with Running(folder, "run", "ppmid") as daemon:
+        assert daemon.stop(signal.SIGTERM) == 0
+    file = folder / "state" / name
+    match how:
+        case "mode":
+            file.chmod(0o644)
+        case "link":
+            os.link(file, folder / "second-name")
+        case "folder":
+            file.unlink()
+            file.mkdir()
+    before = {path: path.stat().st_mtime_ns for path in (folder / "state").iterdir()}
+    assert str(file) in one_line(node("run", f"{folder}/ppmid.toml"), 3)
+    assert {path: path.stat().st_mtime_ns for path in (folder / "state").iterdir()} == before
+
+
+@pytest.mark.parametrize("arguments", [("events", "--follow"), ("events", "--follow", "--json")])
+def test_following_events_ends_with_ctrl_c_and_leaves_the_daemon_as_it_was(
+    folder: Path, arguments: tuple[str, ...]
+) -> None:
+    socket_option = ("--socket", f"{folder}/control.sock")
+    with Running(folder, "run", "ppmid") as daemon:
+        following = subprocess.Popen(
+            [*NODE, *arguments, *socket_option],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert following.stdout is not None
+        assert "provisioned" in following.stdout.readline()
+        following.send_signal(signal.SIGINT)
+        _, errors = following.communicate(timeout=LIMIT_S)
+        assert (following.returncode, errors) == (130, "")
+        assert node("status", *socket_option).returncode == 0
+        assert daemon.stop(signal.SIGTERM) == 0
 
 
 def test_a_request_signed_by_nobody_known_fails_where_signatures_are_required(
@@ -246,22 +389,69 @@ def test_a_hub_that_dies_under_a_request_is_an_error_of_the_environment(folder: 
         assert errors.count("\n") == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_following_events_goes_on_after_a_restart_and_ends_with_the_daemon(folder: Path) -> None:
+    socket_option = ("--socket", f"{folder}/control.sock")
+    with Running(folder, "run", "ppmid") as daemon:
+        following = subprocess.Popen(
+            [*NODE, "events", "--follow", "--json", *socket_option],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert following.stdout is not None
+        names = [json.loads(following.stdout.readline())["name"]]
+        assert node("reboot", *socket_option).returncode == 0
+        while names.count("image_running") < 2:
+            names.append(json.loads(following.stdout.readline())["name"])
+        assert names.index("restarting") > names.index("image_running")
+        assert daemon.stop(signal.SIGTERM) == 0
+        _, errors = following.communicate(timeout=LIMIT_S)
+        assert (following.returncode, errors.count("\n")) == (3, 1)
+
+
+def test_waiting_for_a_request_ends_with_ctrl_c_and_the_hub_serves_on(folder: Path) -> None:
+    image, request = f"{folder}/two.ota", f"{folder}/update.xml"
+    keys = ("--keys", f"{folder}/keys")
+    assert node("image", "build", "--file-version", "2", *keys, "-o", image).returncode == 0
+    wanted = ("--image", image, "--devices", HCALCS, *keys, "-o", request)
+    assert node("dcc", "request", "11.4", *wanted).returncode == 0
+    with Running(folder, "hub", "hub") as hub:
+        send = subprocess.Popen(
+            [*NODE, "dcc", "send", request, "--hub", f"{folder}/hub.sock", "--wait"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert send.stdout is not None
+        while "unknown_device" not in send.stdout.readline():
+            assert send.poll() is None
+        send.send_signal(signal.SIGINT)
+        _, errors = send.communicate(timeout=LIMIT_S)
+        assert (send.returncode, errors) == (130, "")
+        accepted = node("dcc", "send", request, "--hub", f"{folder}/hub.sock", "--json")
+        assert json.loads(accepted.stdout)["result"] == "accepted"
+        assert hub.stop(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_demo_that_is_ended_takes_its_processes_with_it(tmp_path: Path, number: int) -> None:
     kept = tmp_path / "kept"
     demo = subprocess.Popen(
-        [*NODE, "demo", "--size", "5000000", "--keep", str(kept)],
+        [*NODE, "demo", "--device", "ppmid", "--size", "5000000", "--keep", str(kept)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
     )
     assert demo.stdout is not None
     while "SR 11.4" not in demo.stdout.readline():
         assert demo.poll() is None
     children = Path(f"/proc/{demo.pid}/task/{demo.pid}/children").read_text().split()
     assert len(children) >= 2
-    demo.send_signal(number)
+    for _ in range(2):  # who is impatient presses twice
+        demo.send_signal(number)
     _, errors = demo.communicate(timeout=LIMIT_S)
-    assert demo.returncode == (143 if number == signal.SIGTERM else 130)
+    assert demo.returncode == (130 if number == signal.SIGINT else 128 + number)
     assert "Traceback" not in errors
     assert [pid for pid in children if Path(f"/proc/{pid}").exists()] == []
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -101,12 +102,22 @@ def test_the_demo_does_the_main_job() -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["result"] == "ok"
-    device = report["devices"][0]
-    assert (device["from_version"], device["to_version"]) == ("00000001", "00000002")
-    assert (device["state"], device["running_bank"]) == ("confirmed", "B")
-    assert device["file_bytes"] == 20060
-    assert device["blocks"] == 402
-    assert [m["use_case"] for m in device["messages"]] == ["CCS08", "CS09", "CS08"]
+    for device in report["devices"]:
+        assert (device["from_version"], device["to_version"]) == ("00000001", "00000002")
+        assert (device["state"], device["running_bank"]) == ("confirmed", "B")
+    ppmid, hcalcs = report["devices"]
+    assert (ppmid["type"], ppmid["file_bytes"], ppmid["blocks"]) == ("ppmid", 20060, 402)
+    assert [m["use_case"] for m in ppmid["messages"]] == ["CCS08", "CS09", "CS08"]
+    assert (hcalcs["type"], hcalcs["file_bytes"], hcalcs["blocks"]) == ("hcalcs", 20126, 403)
+    codes = {m["message_code"] for m in hcalcs["messages"]}
+    assert codes == {"0128", "00CF", "0012", "0129"}
+
+
+@pytest.mark.parametrize("kind", ["ppmid", "hcalcs"])
+def test_the_demo_of_one_device_is_about_that_alone(kind: str) -> None:
+    done = node("demo", "--json", "--size", "5000", "--device", kind)
+    assert done.returncode == 0, done.stderr
+    assert [device["type"] for device in json.loads(done.stdout)["devices"]] == [kind]
 
 
 @needs_vectors
@@ -118,6 +129,7 @@ def test_the_reference_sr_11_4_is_carried_out(han: Path) -> None:
     result = json.loads(done.stdout)
     assert result["result"] == "ok"
     assert result["request_signature"] == "placeholder"
+    assert result["warnings"][0] == "request signature: placeholder"
     assert any("00000000" in warning for warning in result["warnings"])
     told = [(m["use_case"], m["signature"]) for m in result["messages"]]
     assert told == [("CCS08", "valid"), ("CS09", "valid")]
@@ -129,12 +141,21 @@ def test_the_reference_sr_11_4_is_carried_out(han: Path) -> None:
     assert (banks["B"]["state"], banks["B"]["version"]) == ("confirmed", "acdcacdc")
 
 
-def test_a_second_daemon_on_one_state_directory_says_so_in_one_line(han: Path) -> None:
-    done = node("run", f"{han}/ppmid.toml")
-    assert done.returncode == 3
-    assert done.stderr.count("\n") == 1
-    assert "in use" in done.stderr
-    assert status(han)["state"] == "idle"
+def test_a_person_sees_progress_and_what_the_messages_mean(han: Path) -> None:
+    image, request = f"{han}/two.ota", f"{han}/update.xml"
+    keys = ("--keys", f"{han}/keys")
+    build = ("image", "build", "--file-version", "2", "--size", "1000000", *keys, "-o", image)
+    assert node(*build).returncode == 0
+    wanted = ("--image", image, "--devices", PPMID, *keys, "-o", request)
+    assert node("dcc", "request", "11.4", *wanted).returncode == 0
+    done = node("dcc", "send", request, "--hub", f"{han}/hub.sock", "--wait")
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout.splitlines()
+    assert "  CCS08 alert 8F8A: the file was transferred; signature valid, MAC absent" in shown
+    assert "  CS09 alert 8F8B: the new version is activated; signature valid, MAC absent" in shown
+    assert shown[-1] == "result: ok"
+    assert re.search(r"^  78-90-A4 +\[#.*\] +\d+% +\d+ blocks/s +\d.* left$", done.stderr, re.M)
+    assert max(map(len, shown + done.stderr.splitlines())) < 80
 
 
 def test_a_factory_reset_goes_back_to_the_first_image(han: Path) -> None:

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 from home import ACB, FACTORY_ONLY, HUB, PPMID, SETTINGS, Story, image, with_ota
 
-from firmware_node.boundary import LoadImage, ReadVersion, RebootRequested
+from firmware_node.boundary import ReadVersion, RebootRequested
 from firmware_node.rig.comms_hub import HubSettings, Misbehaviour
 from firmware_node.rig.world import Air
-from firmware_node.terms import EntityId, ImageFormat
-from firmware_node.tools.image import mutate
+from firmware_node.terms import EntityId
 
 
 def test_an_offered_image_is_downloaded_activated_confirmed_and_told(tmp_path: Path) -> None:
@@ -195,48 +194,6 @@ def test_the_same_seed_gives_the_same_run(tmp_path: Path) -> None:
         assert story.until("CS09")
         runs.append((story.world.notes, [m.message for m in story.messages()]))
     assert runs[0] == runs[1]
-
-
-REFUSED = {
-    "wrong-hash": (ImageFormat.ZIGBEE, "integrity_code_wrong"),
-    "wrong-manufacturer": (ImageFormat.GB_PLAIN, None),
-    "wrong-type": (ImageFormat.GB_PLAIN, None),
-    "hardware-out-of-range": (ImageFormat.GB_PLAIN, None),
-    "downgrade": (ImageFormat.GB_PLAIN, "downgrade"),
-    "bad-signature": (ImageFormat.GB_PLAIN, "manufacturer_signature_wrong"),
-    "truncated": (ImageFormat.GB_PLAIN, None),
-    "trailing-bytes": (ImageFormat.GB_PLAIN, None),
-    "length-overflow": (ImageFormat.GB_PLAIN, None),
-    "zero-length": (ImageFormat.GB_PLAIN, None),
-    "endless-file": (ImageFormat.GB_PLAIN, None),
-    "flipped-bit": (ImageFormat.GB_PLAIN, None),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_a_bad_image_by_the_hub_leaves_the_banks_as_they_were(tmp_path: Path, name: str) -> None:
-    kind, cause = REFUSED[name]
-    story = Story(tmp_path)
-    story.offer(mutate(image(2, kind=kind), name))
-    story.world.run_for(120_000)
-    assert story.versions() == ("A", "00000001", None)
-    assert story.bank_states() == FACTORY_ONLY
-    failure = story.status()["last_failure"]
-    if cause is not None:
-        assert isinstance(failure, dict) and failure["cause"] == cause
-    alerts = [m for m in story.messages() if m.use_case == "CCS08"]
-    assert all(m.fields["response_code"] in (1, 2, 3) for m in alerts)
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_a_bad_image_by_the_operator_is_refused_in_words(tmp_path: Path, name: str) -> None:
-    story = Story(tmp_path)
-    bad = mutate(image(2, kind=REFUSED[name][0]), name)
-    effects = story.world.tell(story.home, LoadImage(bad, activate=True))
-    answer = effects[0]
-    assert getattr(answer, "done", None) is False
-    assert getattr(answer, "text", "")
-    assert story.bank_states() == FACTORY_ONLY
 
 
 @pytest.mark.parametrize("seed", range(6))

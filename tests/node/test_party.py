@@ -9,7 +9,7 @@ import pytest
 from home import ACB, KEYS, SETTINGS, SUPPLIER
 from test_messages import HEADER, command
 
-from firmware_node.boundary import Notify, RatchetValues
+from firmware_node.boundary import Frame, Notify, RatchetValues, SendFrame
 from firmware_node.crypto import Keyring
 from firmware_node.node.banks import Outcome, Wanted
 from firmware_node.node.counters import Counters
@@ -19,8 +19,9 @@ from firmware_node.node.party import ALERT_INTERVAL_MS, ActivationCommanded, Gbc
 from firmware_node.node.records import put_twice
 from firmware_node.rig.memory_storage import Medium, MemoryStorage
 from firmware_node.sealing import Verdict, check_signature, seal_critical
-from firmware_node.terms import DeviceSettings, DeviceType, EntityId
+from firmware_node.terms import COORDINATOR, DeviceSettings, DeviceType, EntityId
 from firmware_node.wire import firmware_messages as fm
+from firmware_node.wire import gbt
 from firmware_node.wire.gbcs import GroupingHeader, Message, decode_message
 
 HCALCS = EntityId.parse("00-DB-12-34-56-78-90-A5")
@@ -48,9 +49,16 @@ class Bench:
         """A new life on what was committed."""
         self.storage = MemoryStorage(self.medium)
         self.outbox = Outbox(self.storage.records, lambda message, tag: None)
+        self.sent: list[bytes] = []
         times = Times(lambda _: self.utc, lambda _: self.utc or 0)
-        self.party = GbcsParty(self.settings, self.storage, self.keyring, self.outbox, times)
+        self.party = GbcsParty(
+            self.settings, self.storage, self.keyring, self.outbox, times, self.send
+        )
         return self.party.start()
+
+    def send(self, octets: bytes, tag: int) -> SendFrame:
+        self.sent.append(octets)
+        return SendFrame(Frame(COORDINATOR, 1, 1, 0x0109, 0x0704, octets), tag)
 
     def receive(self, octets: bytes) -> list[object]:
         outputs = self.party.receive(octets, VERSION, self.now)
@@ -206,7 +214,12 @@ def test_a_lost_date_is_told_and_no_dead_end(bench: Bench) -> None:
     bench.receive(dated(1, UTC + 60))
     storage = MemoryStorage(bench.medium)
     party = GbcsParty(
-        bench.settings, storage, KEYS, bench.outbox, Times(lambda _: UTC, lambda _: UTC)
+        bench.settings,
+        storage,
+        KEYS,
+        bench.outbox,
+        Times(lambda _: UTC, lambda _: UTC),
+        bench.send,
     )
     storage.records.lost.update(("activation/schedule", "activation/schedule~"))
     assert [note.name for note in party.start()] == ["record_lost"]
@@ -245,3 +258,47 @@ def test_a_rotten_entry_says_so_and_the_others_are_read() -> None:
     texts = [str(entry["text"]) for entry in logs.entries(Log.SECURITY)]
     assert (texts[0], texts[2]) == ("0", "2")
     assert "checksum" in texts[1]
+
+
+# --- a message in blocks --------------------------------------------------------------------------
+
+
+def blocks_of(octets: bytes, size: int = 60) -> list[bytes]:
+    series = gbt.Series.of(decode_message(octets).header)
+    return [gbt.encode_block(block) for block in gbt.split(octets, series, size)]
+
+
+def test_a_command_in_blocks_is_acknowledged_block_by_block_and_taken_when_whole(
+    bench: Bench,
+) -> None:
+    first, *rest, last = blocks_of(dated(1, UTC + 60))
+    for octets in (first, *rest, first):
+        bench.receive(octets)
+        assert bench.party.schedule.report() is None
+    bench.receive(last)
+    assert bench.party.schedule.report() is not None
+    numbers = [gbt.decode_block(octets).acknowledged for octets in bench.sent]
+    assert numbers == [1, 2, 3, 1, 4]
+    assert [m.header.message_code for m in bench.waiting()] == [fm.CS06_ACTIVATE_FIRMWARE]
+
+
+def test_a_series_that_lacks_a_block_gives_way_to_the_next_message(bench: Bench) -> None:
+    for octets in blocks_of(dated(1, UTC + 60))[:-1]:
+        bench.receive(octets)
+    assert bench.codes() == []
+    for octets in blocks_of(dated(2, UTC + 90)):
+        bench.receive(octets)
+    assert bench.party.schedule.report() is not None
+    assert len(bench.waiting()) == 1
+
+
+def test_blocks_that_contradict_each_other_are_dropped_whole_and_logged(bench: Bench) -> None:
+    good = blocks_of(dated(1, UTC + 60))
+    spoilt = gbt.decode_block(good[0])
+    bench.receive(good[0])
+    bench.receive(gbt.encode_block(replace(spoilt, data=bytes(len(spoilt.data)))))
+    assert bench.codes() == ["8F1E"]
+    for octets in good[1:]:
+        bench.receive(octets)
+    assert bench.party.schedule.report() is None
+    assert bench.waiting() == []

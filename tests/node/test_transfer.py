@@ -148,6 +148,7 @@ def test_too_much_silence_gives_the_server_up_and_keeps_what_came() -> None:
     assert bench.last(ota.ImageBlockRequest).file_offset == 500
     bench.serve()
     assert bytes(bench.bank.octets) == FILE
+    assert bench.note("block_retried").fields["errors"] == 9
 
 
 @pytest.mark.parametrize("status", [Status.ABORT, Status.NO_IMAGE_AVAILABLE])
@@ -214,6 +215,19 @@ def test_progress_is_told_at_the_first_block_every_64_kib_and_the_last() -> None
 
 
 # --- the bank says no -------------------------------------------------------------------------
+
+
+def test_progress_of_another_file_is_told_from_its_begin() -> None:
+    bench = Bench().downloading().serve(300)
+    bench.answer_wait(0, 30)
+    bench.answer_status(Status.ABORT)
+    assert not [key for key in bench.records.rows if key.startswith("ota/")]
+    first = bench.names().count("download_progress")
+    bench.clear().notify()
+    bench.answer_query(image=NEW, size=1024)
+    bench.serve(300)
+    assert bench.names().count("download_progress") == first == 1
+    assert bytes(bench.bank.octets) == FILE[:300]
 
 
 @pytest.mark.parametrize(
@@ -285,13 +299,36 @@ def test_a_wait_is_no_error_however_often_it_is_repeated() -> None:
     assert offsets(bench) == [0] * 101
 
 
-def test_a_late_block_during_a_wait_is_taken_and_nothing_is_asked_before_its_end() -> None:
-    bench = Bench().downloading().clear()
+@pytest.mark.parametrize("at", [0, 300])
+def test_a_late_block_during_a_wait_is_taken_and_nothing_is_asked_before_its_end(at: int) -> None:
+    bench = Bench().downloading().serve(at).clear()
     bench.answer_wait(0, 30)
-    bench.answer_block(FILE[:50], 0)
-    assert (bench.sent, bench.bank.offset) == ([], 50)
+    bench.answer_block(FILE[at : at + 50], at)
+    assert (bench.sent, bench.bank.offset) == ([], at + 50)
     assert bench.tick() == 30_000
-    assert offsets(bench) == [50]
+    assert offsets(bench) == [at + 50]
+
+
+def test_a_wait_ends_the_counting_of_errors() -> None:
+    bench = Bench().downloading()
+    for _ in range(3):
+        for _ in range(18):
+            bench.tick()
+        assert bench.note("block_retried").fields["errors"] == 9
+        bench.answer_wait(0, 60)
+        assert bench.tick() == 60_000
+    assert bench.status is S.DOWNLOAD_IN_PROGRESS
+    bench.serve()
+    assert bytes(bench.bank.octets) == FILE
+
+
+def test_a_late_error_during_a_wait_changes_nothing() -> None:
+    bench = Bench().downloading().serve(512)
+    bench.answer_wait(0, 60)
+    bench.clear().hear_default(ota.IMAGE_BLOCK_REQUEST, Status.FAILURE)
+    assert (bench.sent, bench.notes, bench.values) == ([], [], [])
+    assert bench.tick() == 60_000
+    assert offsets(bench) == [550]
 
 
 @pytest.mark.parametrize("utc_known", [False, True])
@@ -360,11 +397,12 @@ def test_a_block_period_spaces_the_requests_in_the_configured_unit(unit: int, ga
     bench.tick()
     assert bench.last(ota.ImageBlockRequest).block_period == 250
     assert bench.client.attributes()[ota.ATTR_MINIMUM_BLOCK_PERIOD] == (zcl.UINT16, 250)
-    asked = bench.now
-    bench.clear().answer_block(FILE[:50], 0)
-    assert bench.sent == []
-    bench.tick()
-    assert (bench.now - asked, offsets(bench)) == (gap, [50])
+    for offset in (0, 50, 100):
+        asked = bench.now
+        bench.clear().answer_block(FILE[offset : offset + 50], offset)
+        assert bench.sent == []
+        bench.tick()
+        assert (bench.now - asked, offsets(bench)) == (gap, [offset + 50])
 
 
 def test_an_absurd_block_period_is_bounded() -> None:
@@ -409,15 +447,21 @@ def test_a_page_is_asked_for_once_and_its_blocks_come_by_themselves() -> None:
     assert bench.requests() == [ota.ImagePageRequest(NEW, 200, 50, 200, 50)]
 
 
-def test_pages_make_the_whole_file_and_the_last_one_asks_for_the_rest_only() -> None:
-    bench = paging()
+@pytest.mark.parametrize(("page_size", "last"), [(200, (1000, 24)), (300, (900, 124))])
+def test_pages_make_the_whole_file_and_the_last_one_asks_for_the_rest_only(
+    page_size: int, last: tuple[int, int]
+) -> None:
+    bench = Bench(page_size=page_size).downloading()
     while bench.bank.offset < 1024:
         request = bench.requests()[-1]
         assert isinstance(request, ota.ImagePageRequest | ota.ImageBlockRequest)
         size = request.page_size if isinstance(request, ota.ImagePageRequest) else request.size_max
-        assert request.file_offset + size <= 1024
+        asked = (request.file_offset, size)
+        assert sum(asked) <= 1024
         for at in range(request.file_offset, request.file_offset + size, 50):
             block_of(bench, at, min(50, request.file_offset + size - at))
+    assert asked == last
+    assert bench.names().count("download_progress") == 2
     assert bytes(bench.bank.octets) == FILE
     assert bench.values == [ImageHeld(NEW, 1024)]
 
@@ -445,6 +489,17 @@ def test_a_gap_is_asked_for_no_further_than_to_the_next_block_that_came() -> Non
     assert bytes(bench.bank.octets) == FILE[:130]
 
 
+def test_a_gap_in_the_middle_ends_at_the_next_block_that_came() -> None:
+    bench = paging()
+    block_of(bench, 0)
+    for offset in (80, 130):
+        block_of(bench, offset)
+    block_of(bench, 180, 20)
+    assert bench.last(ota.ImageBlockRequest) == ota.ImageBlockRequest(NEW, 50, 30)
+    block_of(bench, 50, 30)
+    assert bytes(bench.bank.octets) == FILE[:200]
+
+
 def test_a_page_whose_end_was_lost_is_mended_after_silence() -> None:
     bench = paging().clear()
     block_of(bench, 0)
@@ -469,12 +524,104 @@ def test_a_mending_request_without_answer_is_repeated_like_any_other() -> None:
     assert bench.requests() == [ota.ImageBlockRequest(NEW, 0, 50)]
 
 
+def test_blocks_kept_of_a_page_go_with_it_when_another_file_is_taken() -> None:
+    bench = paging()
+    for offset in (50, 100):
+        block_of(bench, offset)
+    bench.answer_status(Status.ABORT)
+    bench.notify()
+    bench.answer_query(image=NEWER, size=200)
+    other = FILE[::-1]
+    for offset in (0, 50, 100, 150):
+        bench.answer_block(other[offset : offset + 50], offset, NEWER)
+    assert bytes(bench.bank.octets) == other[:200]
+
+
+@pytest.mark.parametrize(("begin", "missing"), [(0, 350), (50, 0)])
+def test_every_block_of_a_page_renews_the_patience_with_the_next(begin: int, missing: int) -> None:
+    bench = Bench(page_size=400).downloading().clear()
+    for offset in range(begin, 350, 50):
+        bench.wait(3_000)
+        block_of(bench, offset)
+    assert bench.sent == []
+    bench.wait(3_049)
+    assert bench.sent == []
+    bench.wait(1)
+    assert bench.requests() == [ota.ImageBlockRequest(NEW, missing, 50)]
+    block_of(bench, missing)
+    assert bench.bank.octets == FILE[: len(bench.bank.octets)]
+
+
+def test_pages_of_which_something_comes_are_not_given_up() -> None:
+    bench = paging()
+    for start in (0, 200, 400):
+        block_of(bench, start)
+        bench.tick()  # the rest of the page was lost
+        for offset in (start + 50, start + 100, start + 150):
+            bench.answer_block()
+            assert bench.bank.offset == offset + 50
+        assert bench.last(ota.ImagePageRequest).file_offset == start + 200
+    assert "pages_given_up" not in bench.names()
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_silent_pages_count_only_in_a_row(is_whole: bool) -> None:
+    bench = paging()
+    for _ in range(3):
+        bench.tick()  # a silent page
+        bench.answer_block()  # costs one block
+        start = bench.last(ota.ImagePageRequest).file_offset
+        for offset in range(start, start + 150, 50):
+            block_of(bench, offset)
+        if not is_whole:
+            bench.tick()
+        block_of(bench, start + 150)
+    assert bench.last(ota.ImagePageRequest).file_offset == 750
+    assert "pages_given_up" not in bench.names()
+
+
+def test_a_late_block_of_the_page_while_a_gap_is_asked_for_is_kept_and_asks_nothing() -> None:
+    bench = paging()
+    block_of(bench, 50)
+    assert bench.clear().tick() == 3_050
+    assert bench.requests() == [ota.ImageBlockRequest(NEW, 0, 50)]
+    block_of(bench.clear(), 150)
+    assert bench.sent == []
+    block_of(bench, 0)
+    assert bench.requests() == [ota.ImageBlockRequest(NEW, 100, 50)]
+    block_of(bench, 100)
+    assert bytes(bench.bank.octets) == FILE[:200]
+
+
+def test_after_a_short_gap_the_next_page_brings_whole_blocks_again() -> None:
+    bench = paging()
+    for offset in (30, 80, 130, 180):
+        block_of(bench, offset, min(50, 200 - offset))
+    assert bench.last(ota.ImageBlockRequest) == ota.ImageBlockRequest(NEW, 0, 30)
+    block_of(bench, 0, 30)
+    assert bench.last(ota.ImagePageRequest).file_offset == 200
+    block_of(bench, 200)
+    assert bytes(bench.bank.octets) == FILE[:250]
+    assert bench.defaults() == []
+
+
 def test_a_block_beyond_the_page_is_not_kept() -> None:
     bench = paging().clear()
     block_of(bench, 200)
     for offset in (0, 50, 100, 150):
         block_of(bench, offset)
     assert bench.bank.offset == 200
+
+
+def test_a_block_ahead_that_reaches_beyond_the_file_is_refused_and_not_kept() -> None:
+    bench = Bench(page_size=200).downloading(size=180)
+    bench.answer_block(FILE[150:200], 150)
+    assert bench.defaults() == [(ota.IMAGE_BLOCK_RESPONSE, Status.INVALID_VALUE)]
+    for offset in (0, 50, 100):
+        block_of(bench, offset)
+    block_of(bench, 150, 30)
+    assert bytes(bench.bank.octets) == FILE[:180]
+    assert bench.values == [ImageHeld(NEW, 180)]
 
 
 def test_a_block_ahead_that_is_too_long_is_refused() -> None:

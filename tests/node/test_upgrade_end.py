@@ -221,6 +221,59 @@ def test_an_activation_that_fails_goes_back_to_querying() -> None:
     assert len(bench.requests()) == 1
 
 
+@pytest.mark.parametrize("end", ["the activation failed", "server abort", "from elsewhere"])
+@pytest.mark.parametrize("upgrade", [ota.HOLD, UTC + 9_000])
+def test_when_an_upgrade_is_over_nothing_of_it_is_asked_or_kept(end: str, upgrade: int) -> None:
+    bench = Bench().held()
+    bench.answer_end(UTC, upgrade)
+    if end == "server abort":
+        bench.hear_default(ota.UPGRADE_END_REQUEST, Status.FAILURE)
+    elif end == "from elsewhere":
+        bench.client.cancel(bench.now)
+    else:
+        bench.take(bench.client.activation_failed(bench.now))
+    bench.clear().wait_served(3 * 3_600_000)
+    assert SUCCESS not in bench.requests()
+    assert (bench.values, bench.status) == ([], S.NORMAL)
+    assert (bench.client.image, bench.client.file_offset, bench.client.total_size) == (None, 0, 0)
+    assert not [key for key in bench.records.rows if key.startswith("ota/")]
+
+
+@pytest.mark.parametrize("word", ["hold", "network"])
+def test_a_word_of_the_server_or_a_new_network_begins_the_patience_anew(word: str) -> None:
+    bench = Bench().held()
+    for _ in range(8):
+        bench.tick()
+    if word == "hold":
+        bench.answer_end(UTC, ota.HOLD)
+        bench.clear().wait_served(3_600_000)
+    else:
+        bench.leave().wait(700_000).clear().join()
+    while "upgrade_end_unanswered" not in bench.names():
+        bench.wait_served(60_000)
+    assert bench.requests().count(SUCCESS) == 11
+    assert bench.status in (S.DOWNLOAD_COMPLETE, S.WAITING_TO_UPGRADE)
+
+
+def test_while_the_network_is_gone_nothing_is_sent_and_then_the_server_is_asked() -> None:
+    bench = Bench().held()
+    bench.answer_end(UTC, ota.HOLD)
+    bench.leave().clear().wait(2 * 3_600_000)
+    assert bench.sent == []
+    bench.join()
+    assert SUCCESS in bench.requests()
+    assert bench.status is S.WAITING_TO_UPGRADE
+
+
+def test_what_is_told_of_a_count_down_is_when_it_ends() -> None:
+    bench = Bench().held()
+    bench.answer_end(UTC, UTC)
+    assert bench.note("activation_scheduled").fields == {"seconds": 3.0}
+    bench.answer_end(UTC, UTC + 600)
+    assert bench.note("activation_scheduled").fields == {"seconds": 600.0}
+    assert bench.status is S.COUNT_DOWN
+
+
 # --- devices that a GBCS command activates -----------------------------------------------------
 
 
@@ -230,6 +283,8 @@ def test_a_hold_makes_them_wait_for_an_external_event_without_asking(kind: Devic
     bench.answer_end(UTC, ota.HOLD)
     assert bench.status is S.WAITING_TO_UPGRADE_VIA_EXTERNAL_EVENT
     assert bench.client.pending_elsewhere()
+    bench.answer_end(UTC, ota.HOLD)
+    assert bench.names() == ["activation_held"]  # once
     bench.wait_served(24 * 3_600_000)
     assert SUCCESS not in bench.requests()
     assert bench.values == []
@@ -361,12 +416,13 @@ def test_a_lost_record_of_a_held_image_has_the_server_asked_again() -> None:
 
 
 def test_an_image_that_the_operator_brought_is_not_told_to_the_server() -> None:
-    bench = Bench().idle()
-    bench.restart()
-    bench.client.image_kept(NEW, 1024)
-    bench.found()
-    assert bench.status is S.NORMAL
-    assert SUCCESS not in bench.requests()
+    for bench in (Bench().idle(), Bench().held()):
+        bench.restart().bank.session = None  # loading ended it
+        bench.client.image_kept(NEWER, 1024)
+        bench.found()
+        assert bench.status is S.NORMAL
+        assert SUCCESS not in bench.requests()
+        assert not [key for key in bench.records.rows if key.startswith("ota/")]
 
 
 def test_a_record_of_an_image_that_no_bank_holds_any_more_is_dropped() -> None:

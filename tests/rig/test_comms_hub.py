@@ -444,13 +444,16 @@ def test_a_held_activation_is_let_go_when_told() -> None:
     assert list(client.hub.activate(EntityId(bytes(8)), 0)) == []
 
 
-def test_an_image_with_the_suppliers_signature_is_never_activated_by_the_hub() -> None:
+@pytest.mark.parametrize("out_of_band", [True, False])
+def test_the_request_and_not_the_image_says_whether_the_hub_activates(out_of_band: bool) -> None:
     manifest = Manifest(decode_ota_header(FILE).image, 0x1111, 0x1211)
     supplier = KEYS.signing_key(EntityId.parse("90B3D51F30010000"))
     file = build_image(manifest, kind=ImageFormat.GB_SUPPLIER_SIGNED, supplier_key=supplier)
     client = Client(activate_after_s=0)
-    client.offer(file)
-    assert client.end()[0][15:] == b"\xff\xff\xff\xff"
+    client.tell(OfferImage("request", file, (PPMID,), out_of_band))
+    upgrade_time = client.end()[0][15:]
+    assert (upgrade_time == b"\xff\xff\xff\xff") is out_of_band
+    assert ("activating" in client.deliveries()) is not out_of_band
 
 
 def test_an_image_that_was_transferred_is_not_pressed_on_a_device_that_went_back() -> None:

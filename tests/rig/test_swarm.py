@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
 
 import pytest
-from home import ACB, HUB, KEYS, SETTINGS, image
 
+from firmware_node.cli import main
+from firmware_node.replay import SetUp, run_replay
 from firmware_node.rig.hub_terms import BLOCK_FAULTS, END_FAULTS, QUERY_FAULTS
 from firmware_node.rig.invariants import WatchedDevice
-from firmware_node.rig.swarm import Options, draw, replay
+from firmware_node.rig.swarm import Options, draw
 
-FACTORY = image(1)
-
-
-def build(options: Options) -> WatchedDevice:
-    ota = replace(SETTINGS.ota, block_size=options.block_size, page_size=options.page_size)
-    return WatchedDevice(
-        replace(SETTINGS, ota=ota),
-        KEYS,
-        factory_image=FACTORY,
-        ota_file=image(2, size=options.image_size),
-        bank_size=80 * 1024,
-        seed=options.seed,
-        is_spoilt=options.is_spoilt,
-    )
+SET_UP = SetUp()
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_an_upgrade_comes_to_its_end_whatever_the_seed_draws(seed: int) -> None:
-    report = replay(seed, build, KEYS, HUB, ACB)
+    report = SET_UP.run(seed)
     assert report.options == draw(seed)
     assert report.checks > 100
 
@@ -37,11 +25,11 @@ def test_an_upgrade_comes_to_its_end_whatever_the_seed_draws(seed: int) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(40, 1_000))
 def test_an_upgrade_comes_to_its_end_for_many_more_seeds(seed: int) -> None:
-    replay(seed, build, KEYS, HUB, ACB)
+    SET_UP.run(seed)
 
 
 def test_the_same_seed_gives_the_same_report() -> None:
-    assert replay(6, build, KEYS, HUB, ACB) == replay(6, build, KEYS, HUB, ACB)
+    assert SET_UP.run(6) == SET_UP.run(6)
 
 
 def test_the_seeds_draw_every_kind_of_fault() -> None:
@@ -54,12 +42,50 @@ def test_the_seeds_draw_every_kind_of_fault() -> None:
         assert {bool(getattr(options, name)) for options in drawn} == {True, False}
 
 
-def test_a_run_that_fails_tells_what_was_drawn() -> None:
-    def forgetful(options: Options) -> WatchedDevice:
-        device = build(options)
-        device.ota_file = image(1)  # the version that runs already: nothing will happen
+class Forgetful(SetUp):
+    """Offers the version that runs already, so that nothing will happen."""
+
+    def device(self, options: Options) -> WatchedDevice:
+        device = super().device(options)
+        device.ota_file = self.image(1, 8_000)
         return device
 
+
+def test_a_run_that_fails_tells_what_was_drawn_and_the_command_that_repeats_it() -> None:
     with pytest.raises(AssertionError, match="I12") as failed:
-        replay(13, forgetful, KEYS, HUB, ACB)
-    assert failed.value.__notes__ == [f"seed 13: {draw(13)}"]
+        Forgetful().run(13)
+    assert failed.value.__notes__ == [
+        f"seed 13: {draw(13)}",
+        "again: firmware-node rig replay 13",
+    ]
+
+
+def test_a_replay_that_fails_is_a_no_with_what_was_drawn_before_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_replay(13, Forgetful(), as_json=False) == 1
+    shown = capsys.readouterr().out
+    assert shown.startswith("seed 13 draws\n")
+    assert shown.index("image_size:") < shown.index("broken: I12: ")
+    assert shown.endswith("result: failed\n")
+    assert run_replay(13, Forgetful(), as_json=True) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert (document["result"], document["report"]) == ("failed", None)
+    assert document["broken"].startswith("I12: ")
+
+
+def test_the_command_shows_what_was_drawn_and_then_the_same_report(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["rig", "replay", "6"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("seed 6 draws\n")
+    assert shown.index("image_size:") < shown.index("running\n") < shown.index("virtual_ms:")
+    assert shown.endswith("result: ok\n")
+    assert main(["rig", "replay", "6", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    report = SET_UP.run(6)
+    assert document["options"]["image_size"] == report.options.image_size
+    assert document["report"]["virtual_ms"] == report.virtual_ms
+    assert document["report"]["fired"] == list(report.fired)
+    assert (document["result"], document["broken"]) == ("ok", None)

@@ -13,7 +13,7 @@ from vectors import needs_vectors, reference_keys, reference_messages
 from firmware_node.crypto import Keyring
 from firmware_node.sealing import seal_maced, seal_signed
 from firmware_node.terms import EntityId
-from firmware_node.tools.decode import decode_file
+from firmware_node.tools.decode import Line, decode_file
 from firmware_node.tools.keys import build_keys
 from firmware_node.wire.gbcs import Cra, GroupingHeader
 
@@ -24,8 +24,14 @@ PPMID = EntityId.parse("00db1234567890a4")
 READ_VERSION = GroupingHeader(Cra.COMMAND, 1300, BROKER, PPMID, 0x0129)
 
 
+def only(lines: list[Line]) -> dict[str, Any]:
+    """The line of a file with one message."""
+    assert len(lines) == 1
+    return dict(lines[0])
+
+
 def decode_reference(name: str) -> dict[str, Any]:
-    return dict(decode_file(name, reference_messages()[name], Keyring(reference_keys())))
+    return only(decode_file(name, reference_messages()[name], Keyring(reference_keys())))
 
 
 @needs_vectors
@@ -105,7 +111,7 @@ def test_supplementary_party_is_shown_where_there_is_one() -> None:
 def test_every_reference_message_gives_a_json_line_without_error() -> None:
     keyring = Keyring(reference_keys())
     for name, octets in reference_messages().items():
-        line: dict[str, Any] = dict(decode_file(name, octets, keyring))
+        line = only(decode_file(name, octets, keyring))
         assert "error" not in line, name
         assert "error" not in line["payload"], name
         assert line["use_case"] != "unknown", name
@@ -114,18 +120,18 @@ def test_every_reference_message_gives_a_json_line_without_error() -> None:
 
 def test_hexadecimal_and_binary_files_give_the_same_line() -> None:
     octets = seal_maced(READ_VERSION, b"\5\0", KEYRING, BROKER, PPMID)
-    expected = decode_file("m", octets, KEYRING)
+    expected = only(decode_file("m", octets, KEYRING))
     assert expected["mac"] == "valid"
     digits = octets.hex()
-    assert decode_file("m", digits.encode(), KEYRING) == expected
-    assert decode_file("m", digits.upper().encode() + b"\r\n", KEYRING) == expected
+    assert only(decode_file("m", digits.encode(), KEYRING)) == expected
+    assert only(decode_file("m", digits.upper().encode() + b"\r\n", KEYRING)) == expected
     split = "\n".join(digits[at : at + 32] for at in range(0, len(digits), 32))
-    assert decode_file("m", split.encode(), KEYRING) == expected
+    assert only(decode_file("m", split.encode(), KEYRING)) == expected
 
 
 def test_payload_of_another_use_case_is_raw() -> None:
     header = GroupingHeader(Cra.ALERT, 1, PPMID, BROKER, 0xFFFF)
-    line = decode_file("m", seal_signed(header, b"abc", KEYRING.signing_key(PPMID)), KEYRING)
+    line = only(decode_file("m", seal_signed(header, b"abc", KEYRING.signing_key(PPMID)), KEYRING))
     assert line["use_case"] == "unknown"
     assert line["message_code"] == "FFFF"
     assert line["signature"] == "valid"
@@ -134,22 +140,21 @@ def test_payload_of_another_use_case_is_raw() -> None:
 
 def test_broken_payload_of_a_known_use_case_is_raw_and_says_why() -> None:
     octets = seal_maced(READ_VERSION, b"\6\0", KEYRING, BROKER, PPMID)
-    payload = decode_file("m", octets, KEYRING)["payload"]
-    assert isinstance(payload, dict)
+    payload = only(decode_file("m", octets, KEYRING))["payload"]
     assert payload["raw"] == "0600"
     assert "expected tag 05" in str(payload["error"])
 
 
 def test_verdict_without_keys_is_no_key() -> None:
     octets = seal_maced(READ_VERSION, b"\5\0", KEYRING, BROKER, PPMID)
-    line = decode_file("m", octets, Keyring({}))
+    line = only(decode_file("m", octets, Keyring({})))
     assert line["mac"] == "no-key"
     assert line["signature"] == "absent"
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"hello", b"DF0", b"DD00", b"\xdd", b"\xdf", b"\0\1"])
 def test_file_that_is_no_message_gives_an_error_line(data: bytes) -> None:
-    line = decode_file("name", data, KEYRING)
+    line = only(decode_file("name", data, KEYRING))
     assert line.keys() == {"file", "error"}
     assert line["file"] == "name"
 
@@ -157,4 +162,23 @@ def test_file_that_is_no_message_gives_an_error_line(data: bytes) -> None:
 @given(st.binary(max_size=120))
 def test_any_file_gives_a_line(data: bytes) -> None:
     for content in (data, data.hex().encode(), b"\xdf" + data):
-        assert decode_file("name", content, KEYRING)["file"] == "name"
+        assert all(line["file"] == "name" for line in decode_file("name", content, KEYRING))
+
+
+def test_date_time_that_is_none_is_shown_as_octets() -> None:
+    header = GroupingHeader(Cra.RESPONSE, 1, PPMID, BROKER, 0x0012, b"\xff" * 12)
+    signed = seal_signed(header, b"\5\0", KEYRING.signing_key(PPMID))
+    assert only(decode_file("m", signed, KEYRING))["date_time"] == "ff" * 12
+
+
+def test_mac_of_a_broker_whom_nothing_certifies_is_valid() -> None:
+    # As in published vectors: bare keys, and an originator that is not the broker.
+    other = EntityId.parse("abababababababab")
+    files = build_keys(b"test_decode")
+    bare = files | {f"{other.hex}-ka.key": files[f"{BROKER.hex}-ka.key"]}
+    for name in (f"{BROKER.hex}-ka.pem", f"{BROKER.hex}-ka.key", f"{BROKER.hex}-ds.pem"):
+        del bare[name]
+    octets = seal_maced(READ_VERSION, b"\5\0", KEYRING, BROKER, PPMID)
+    assert only(decode_file("m", octets, Keyring(bare)))["mac"] == "valid"
+    spoilt = octets[:-1] + bytes((octets[-1] ^ 1,))
+    assert only(decode_file("m", spoilt, Keyring(bare)))["mac"] == "no-key"

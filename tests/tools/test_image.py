@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -71,6 +72,27 @@ def test_size_below_the_least_is_refused_and_none_gives_the_least() -> None:
 @pytest.mark.skipif(
     not signs_deterministically(), reason="this OpenSSL signs with fresh randomness"
 )
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"version_string": "a\nb"}, r"version_string is 'a\\nb'"),
+        ({"version_string": "x" * 5000}, "manifest: found 5"),
+        ({"startup_ms": -1}, "startup_ms is -1"),
+        ({"crash_after_ms": 2**32}, "crash_after_ms is 4294967296"),
+        ({"hardware_version_min": 5, "hardware_version_max": 3}, "found 0005 to 0003"),
+    ],
+)
+def test_no_image_is_built_that_a_device_could_not_read(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        build_image(replace(MANIFEST, **changes))
+
+
+@pytest.mark.parametrize("text", ["x" * 33, "\x1b[31m", "caf\u00e9", "\u20ac"])
+def test_a_header_string_is_printable_and_fits(text: str) -> None:
+    with pytest.raises(ConfigError, match="header string: found"):
+        build_image(MANIFEST, header_string=text)
+
+
 def test_image_follows_from_its_seed() -> None:
     assert built() == built()
     assert built(seed=1) != built()
@@ -324,6 +346,8 @@ def test_what_cannot_be_spoilt_is_refused() -> None:
     vendor = build_gb_plain(OtaHeader(MANIFEST.image), b"vendor image")
     with pytest.raises(ConfigError, match="no signature"):
         mutate(vendor, "bad-signature")
+    anywhere = build_image(replace(MANIFEST, hardware_version_min=0, hardware_version_max=0xFFFF))
+    assert shape_of(mutate(anywhere, "hardware-out-of-range"))["hardware_version_min"] == 0xFFFF
     with pytest.raises(ConfigError, match="no hardware versions"):
         mutate(vendor, "hardware-out-of-range")
     with pytest.raises(ConfigError, match="expected one of wrong-hash"):

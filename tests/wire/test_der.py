@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from malformed import assert_cuts_are_refused, flipped, refused
 
 from firmware_node.errors import DecodeError
 from firmware_node.wire import der
@@ -132,6 +133,67 @@ def test_every_second_of_the_calendar_comes_back(utc: int) -> None:
 def test_time_that_is_no_calendar_second_is_refused(text: bytes) -> None:
     with pytest.raises(DecodeError):
         der.Reader(der.value(der.GENERALIZED_TIME, text), "test").time()
+
+
+def test_length_that_is_not_minimal_is_read_only_where_it_is_asked_for() -> None:
+    encoded = bytes.fromhex("308200 06 308103 020107".replace(" ", ""))
+    reader = der.Reader(encoded, "test", any_lengths=True)
+    inner = reader.sequence().sequence()
+    assert inner.integer() == 7
+    inner.end()
+    reader.end()
+    with pytest.raises(DecodeError, match="not minimal"):
+        der.Reader(encoded, "test").sequence()
+
+
+def test_value_with_another_tag_is_read_by_it_and_whole_where_wanted() -> None:
+    encoded = bytes.fromhex("830203e8 a203020104 0a0119".replace(" ", ""))
+    reader = der.Reader(encoded, "test")
+    assert reader.unsigned(1000, 0x83) == 1000
+    inner = reader.sequence(0xA2)
+    assert inner.element(der.INTEGER) == b"\2\1\4"
+    inner.end()
+    assert reader.unsigned(127, der.ENUMERATED) == 25
+    reader.end()
+
+
+WHOLE = der.sequence(
+    der.integer(1000),
+    der.octet_string(b"octets"),
+    der.null(),
+    der.time(800_000_000),
+    der.sequence(der.integer(-1), der.octet_string(bytes(200))),
+)
+
+
+def read_whole(octets: bytes) -> bytes:
+    """Read ``WHOLE`` or what became of it; the octets that the values make again."""
+    outer = der.Reader(octets, "test")
+    reader = outer.sequence()
+    number, text = reader.integer(), reader.take(der.OCTET_STRING)
+    reader.null()
+    utc = reader.time()
+    inner = reader.sequence()
+    again = der.sequence(
+        der.integer(number),
+        der.octet_string(text),
+        der.null(),
+        der.time(utc),
+        der.sequence(der.integer(inner.integer()), der.octet_string(inner.octet_string(200))),
+    )
+    for part in (inner, reader, outer):
+        part.end()
+    return again
+
+
+def test_value_that_is_cut_is_refused_at_every_length() -> None:
+    assert read_whole(WHOLE) == WHOLE
+    assert_cuts_are_refused(read_whole, WHOLE)
+
+
+def test_value_with_a_flipped_octet_is_what_it_says_or_refused() -> None:
+    for spoilt in flipped(WHOLE):
+        assert refused(read_whole, spoilt) or read_whole(spoilt) == spoilt
 
 
 @given(st.binary(max_size=40))

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from malformed import assert_cuts_are_refused, flipped, refused
 from vectors import needs_vectors, reference_messages
 
 from firmware_node.errors import DecodeError
@@ -17,11 +18,12 @@ from firmware_node.wire.gbcs import (
     SIGNATURE_SIZE,
     Cra,
     GroupingHeader,
-    Message,
     decode_message,
+    encode_message,
     encode_signed_octets,
     mac_covered,
     maced_message,
+    pre_command,
     signed_message,
 )
 from firmware_node.wire.message_codes import USE_CASES, use_case_name
@@ -38,7 +40,7 @@ HEADER = GroupingHeader(
     supplementary_party=SUPPLIER,
     supplementary_counter=1000,
 )
-PRE_COMMAND = b"\xdf" + encode_signed_octets(HEADER, b"\5\0")
+PRE_COMMAND = pre_command(encode_signed_octets(HEADER, b"\5\0"))
 SIGNED = signed_message(encode_signed_octets(HEADER, b"\5\0"), bytes(range(64)))
 MACED = maced_message(signed_message(encode_signed_octets(HEADER, b"\5\0"), b""), bytes(12))
 SIGNED_AND_MACED = maced_message(SIGNED, bytes(12))
@@ -50,21 +52,14 @@ FORMS = {
 }
 
 
-def encode_again(message: Message) -> bytes:
-    """The octets a decoded message must have come from."""
-    signed_octets = encode_signed_octets(message.header, message.payload)
-    if not message.signature and not message.mac:
-        return b"\xdf" + signed_octets
-    inner = signed_message(signed_octets, message.signature)
-    return maced_message(inner, message.mac) if message.mac else inner
-
-
 @needs_vectors
 def test_every_reference_message_decodes_and_encodes_to_the_same_octets() -> None:
     messages = reference_messages()
     assert len(messages) == 841
     different = [
-        name for name, octets in messages.items() if encode_again(decode_message(octets)) != octets
+        name
+        for name, octets in messages.items()
+        if encode_message(decode_message(octets)) != octets
     ]
     assert different == []
 
@@ -140,7 +135,7 @@ def test_reference_message_with_a_flipped_octet_decodes_or_is_refused_as_malform
                     message = decode_message(bytes(flipped))
                 except DecodeError:
                     continue
-                assert encode_again(message) == bytes(flipped), f"{name} at {at}"
+                assert encode_message(message) == bytes(flipped), f"{name} at {at}"
 
 
 def test_cs08_command_header_is_that_of_the_fact_sheet() -> None:
@@ -160,7 +155,40 @@ def test_form_comes_back(form: str) -> None:
     assert message.payload == b"\5\0"
     assert len(message.signature) == (SIGNATURE_SIZE if form.startswith("signed") else 0)
     assert len(message.mac) == (MAC_SIZE if "MACed" in form else 0)
-    assert encode_again(message) == FORMS[form]
+    assert encode_message(message) == FORMS[form]
+
+
+CERTIFIED = replace(
+    HEADER,
+    cra=Cra.ALERT,
+    date_time=bytes(12),
+    supplementary_originator_counter=7,
+    certificate=b"certificate" * 20,
+)
+SPOILT = FORMS | {
+    "every optional field": signed_message(encode_signed_octets(CERTIFIED, b"\5\0"), bytes(64))
+}
+
+
+@pytest.mark.parametrize("form", SPOILT)
+def test_form_is_refused_at_every_length_but_where_a_pre_command_ends(form: str) -> None:
+    octets = SPOILT[form]
+    # A command in DF form that ends with its payload is a Pre-Command.
+    is_command = octets[:3] == bytes((0xDF, 9, Cra.COMMAND))
+    end = len(octets) - SIGNATURE_SIZE - 1 if is_command else 0
+    whole_at = {end} if octets is not PRE_COMMAND and end else set()
+    assert_cuts_are_refused(decode_message, octets, whole_at)
+
+
+@pytest.mark.parametrize("form", SPOILT)
+def test_form_with_a_flipped_octet_is_what_it_says_or_refused(form: str) -> None:
+    for spoilt in flipped(SPOILT[form]):
+        if not refused(decode_message, spoilt):
+            message = decode_message(spoilt)
+            empty_signature = not message.signature and not message.mac and spoilt[-1] == 0
+            assert encode_message(message) == spoilt or (
+                empty_signature and encode_message(message) == spoilt[:-1]
+            )
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -172,8 +200,19 @@ def test_trailing_octets_are_refused(form: str) -> None:
 
 def test_pre_command_of_older_tools_with_an_empty_signature_field_is_accepted() -> None:
     message = decode_message(PRE_COMMAND + b"\0")
+    assert message.is_pre_command
+    assert message == decode_message(PRE_COMMAND)
     assert message.signature == b""
     assert message.signed_octets == PRE_COMMAND[1:]
+
+
+@pytest.mark.parametrize("cra", [Cra.RESPONSE, Cra.ALERT])
+def test_response_or_alert_without_signature_and_mac_is_refused(cra: Cra) -> None:
+    signed_octets = encode_signed_octets(replace(HEADER, cra=cra), b"\5\0")
+    for octets in (pre_command(signed_octets), signed_message(signed_octets, b"")):
+        with pytest.raises(DecodeError, match="without protection"):
+            decode_message(octets)
+    assert not decode_message(signed_message(signed_octets, bytes(64))).is_pre_command
 
 
 def test_message_over_the_limit_is_refused() -> None:
@@ -244,7 +283,7 @@ def headers(draw: st.DrawFn) -> GroupingHeader:
 
 @given(headers(), st.binary(max_size=300))
 def test_every_header_comes_back(header: GroupingHeader, payload: bytes) -> None:
-    message = decode_message(b"\xdf" + encode_signed_octets(header, payload))
+    message = decode_message(signed_message(encode_signed_octets(header, payload), bytes(64)))
     assert message.header == header
     assert message.payload == payload
 

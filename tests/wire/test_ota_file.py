@@ -170,6 +170,7 @@ def test_cut_header_is_refused_and_a_flipped_one_raises_nothing_else(header: Ota
 def test_header_size_needs_eight_octets_and_no_more() -> None:
     assert header_size(PLAIN[:8]) == 60
     assert_cuts_are_refused(header_size, PLAIN[:8])
+    assert_flips_raise_nothing_else(header_size, PLAIN[:8])
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,7 @@ def test_header_size_needs_eight_octets_and_no_more() -> None:
         (4, "0101", "header version"),
         (6, "3700", "header length"),
         (6, "0101", "header length"),
-        (6, "3800", "do not fit"),
+        (6, "3800", "do not agree"),
         (6, "3d00", "do not agree"),
         (8, "0000", "do not agree"),
         (8, "0c00", "field control"),

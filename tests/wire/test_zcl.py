@@ -108,6 +108,7 @@ def test_header_of_a_block_request_is_three_octets() -> None:
 def test_cut_header_is_refused_at_every_length(manufacturer_code: int | None) -> None:
     octets = zcl.encode(ZclHeader(True, False, False, manufacturer_code, 1, 3))
     assert_cuts_are_refused(zcl.decode_header, octets)
+    assert_flips_raise_nothing_else(zcl.decode_header, octets)
 
 
 @pytest.mark.parametrize("frame_type", [2, 3])
@@ -152,6 +153,7 @@ def test_read_attributes_is_the_one_zigpy_writes(attributes: list[int]) -> None:
 
 def test_read_attributes_with_half_an_id_or_too_many_is_refused() -> None:
     assert_cuts_are_refused(zcl.decode_read_attributes, bytes(7), whole_at={0, 2, 4, 6})
+    assert_flips_raise_nothing_else(zcl.decode_read_attributes, bytes(6))
     with pytest.raises(DecodeError):
         zcl.decode_read_attributes(bytes(2 * zcl.ATTRIBUTES_MAX + 2))
 
@@ -235,6 +237,7 @@ def test_default_response_is_the_one_zigpy_writes(command: int, status: Status) 
 
 def test_default_response_of_another_size_is_refused() -> None:
     assert_cuts_are_refused(zcl.decode_default_response, b"\x03\x80")
+    assert_flips_raise_nothing_else(zcl.decode_default_response, b"\x03\x80")
     with pytest.raises(DecodeError):
         zcl.decode_default_response(bytes(3))
 

@@ -142,6 +142,25 @@ class SetClock:
 
 
 @dataclass(frozen=True, slots=True)
+class ScheduleLoad:
+    """To a hub that plays the ESME: one load control event; answered by one ``Answer``."""
+
+    device: EntityId
+    closed: bool  # whether the load has its supply during the event
+    duration_min: int  # minutes
+    start_utc: int = 0  # seconds since 2000-01-01T00:00:00Z; 0: now
+    randomise: bool = False  # start and end, by offsets that the device draws
+
+
+@dataclass(frozen=True, slots=True)
+class CancelLoad:
+    """To a hub that plays the ESME: take an event back, or all; answered by one ``Answer``."""
+
+    device: EntityId
+    issuer_event_id: int | None = None  # None: every event of the device
+
+
+@dataclass(frozen=True, slots=True)
 class MessageArrived:
     """To the head end: a GBCS message came up from a hub."""
 
@@ -181,6 +200,8 @@ Input = (
     | OfferImage
     | CarryMessage
     | SetClock
+    | ScheduleLoad
+    | CancelLoad
     | MessageArrived
     | ReadVersion
     | SendSigned

@@ -126,11 +126,21 @@ def _parser() -> argparse.ArgumentParser:
         help="where no GPIO can be had, drive no pin, also on a Raspberry Pi",
     )
     run.add_argument("--log-format", **_LOG_FORMAT, default=argparse.SUPPRESS)
-    hub = _verb(verbs, "hub", _hub, "the Comms Hub emulator: CONFIG.toml, or 'clock set TIME'")
-    hub.add_argument("config", help="configuration file, or the word clock")
-    hub.add_argument("rest", nargs="*", help="set TIME, after clock")
+    hub = _verb(
+        verbs,
+        "hub",
+        _hub,
+        "the Comms Hub emulator: CONFIG.toml, 'clock set TIME', 'load DEVICE closed|open MINUTES' "
+        "or 'load DEVICE cancel [EVENT]'",
+    )
+    hub.add_argument("config", help="configuration file, or one of the words clock and load")
+    hub.add_argument("rest", nargs="*", help="what follows the word")
+    hub.add_argument("--at", metavar="TIME", help="load: when the event starts; default: now")
+    hub.add_argument(
+        "--randomise", action="store_true", help="load: start and end by offsets the device draws"
+    )
     hub.add_argument("--hub", metavar="SOCKET", type=Path)
-    hub.add_argument("--json", action="store_true", help="after clock")
+    hub.add_argument("--json", action="store_true", help="after a word")
     hub.add_argument("--log-format", **_LOG_FORMAT, default=argparse.SUPPRESS)
 
     _dcc_verbs(verbs)
@@ -161,6 +171,11 @@ def _parser() -> argparse.ArgumentParser:
                 type=_hex_version,
                 help="that version by name (Query Specific File)",
             )
+
+    relay = _verb(verbs, "relay", _relay, "try the load switch of an HCALCS")
+    relay.add_argument("state", choices=["closed", "open"], help="closed: the load has its supply")
+    relay.add_argument("--socket", metavar="PATH", type=Path)
+    relay.add_argument("--json", action="store_true")
 
     rig = _group(verbs, "rig", "the world in which devices are tested")
     replay = _verb(rig, "replay", _rig_replay, "the run of one seed: what it draws, how it went")
@@ -380,6 +395,8 @@ def _hub(args: argparse.Namespace) -> int:
         if len(args.rest) != 2 or args.rest[0] != "set":
             raise ConfigError("usage: firmware-node hub clock set TIME [--hub SOCKET]")
         return _hub_clock(args, args.rest[1])
+    if args.config == "load":
+        return _hub_load(args)
     from firmware_node.adapters.hub_daemon import run_hub
     from firmware_node.adapters.service import Reload
     from firmware_node.config import read_hub_config
@@ -389,6 +406,40 @@ def _hub(args: argparse.Namespace) -> int:
     path = Path(args.config)
     config = read_hub_config(path)
     return run_hub(config, Reload(config, lambda: read_hub_config(path)))
+
+
+def _hub_load(args: argparse.Namespace) -> int:
+    """The hub plays the ESME: a load control event for an HCALCS, or its end."""
+    from urllib.parse import urlencode
+
+    match args.rest:
+        case [device, ("closed" | "open") as state, minutes]:
+            query = {"device": device, "state": state, "minutes": minutes}
+            if args.at:
+                query["start"] = args.at
+            if args.randomise:
+                query["randomise"] = "1"
+            method = "POST"
+        case [device, "cancel", *event] if len(event) < 2:
+            query = {"device": device} | ({"id": event[0]} if event else {})
+            method = "DELETE"
+        case _:
+            raise ConfigError(
+                "usage: firmware-node hub load DEVICE closed|open MINUTES, or load DEVICE cancel"
+                " [EVENT]"
+            )
+    return _told(args, _call(_hub_socket(args), method, f"/v1/load-events?{urlencode(query)}"))
+
+
+def _told(args: argparse.Namespace, documents: Iterable[dict[str, Any]]) -> int:
+    """Print what a daemon did, or why it did not; the exit code."""
+    from firmware_node.tools.render import printable
+
+    code = 0
+    for document in documents:
+        code = max(code, 0 if document["done"] else 1)
+        print(json.dumps(document) if args.json else printable(document["text"]))
+    return code
 
 
 def _hub_clock(args: argparse.Namespace, text: str) -> int:
@@ -794,6 +845,10 @@ def _control(args: argparse.Namespace) -> int:
         else:  # a hub's
             render.fields(document)
     return code
+
+
+def _relay(args: argparse.Namespace) -> int:
+    return _told(args, _call(_device_socket(args), "POST", f"/v1/relay?state={args.state}"))
 
 
 def _call(

@@ -24,6 +24,7 @@ from firmware_node.terms import (
     DeviceType,
     EntityId,
     ImageFormat,
+    LoadSwitchSettings,
     OtaSettings,
 )
 
@@ -181,6 +182,7 @@ class DeviceConfig:
     log: LogSection = dataclasses.field(default_factory=LogSection)
     ota: OtaSettings = dataclasses.field(default_factory=OtaSettings)
     activation: ActivationSettings = dataclasses.field(default_factory=ActivationSettings)
+    switch: LoadSwitchSettings = dataclasses.field(default_factory=LoadSwitchSettings)
 
     def settings(self) -> DeviceSettings:
         """The core's values."""
@@ -198,6 +200,9 @@ class DeviceConfig:
             check_validity=self.keys.check_validity,
             ota=self.ota,
             activation=self.activation,
+            switch=dataclasses.replace(
+                self.switch, relays=self.switch.relays or tuple(self.gpio.relays)
+            ),
         )
 
 
@@ -212,6 +217,7 @@ class HubConfig:
     log: LogSection = dataclasses.field(default_factory=LogSection)
 
 
+INDICATORS = ("joined", "downloading", "waiting", "failed", "load")
 # A key by its dotted name, and the words or the numbers it takes.
 CHOICES: Mapping[str, Sequence[str]] = {
     "device.type": [kind.value for kind in DeviceType],
@@ -238,6 +244,13 @@ RANGES: Mapping[str, tuple[int, int]] = {
     "ota.errors_max": (1, 1000),
     "ota.query_jitter_percent": (0, 100),
     "activation.trial_starts_max": (1, 1000),
+    "switch.start_randomisation_min": (0, 60),  # minutes; ZSE, Demand Response and Load Control
+    "switch.duration_randomisation_min": (0, 60),
+    "switch.device_class": (0, 0xFFFF),
+    "switch.enrollment_group": (0, 0xFF),
+    "switch.discovery_interval_s": (1, 86400),
+    "switch.ask_retry_first_ms": (100, 3_600_000),
+    "switch.ask_retry_last_ms": (100, 3_600_000),
     "hub.block_size_max": (1, 255),
     "dcc.inventory.manufacturer_code": (0, 0xFFFF),
     "dcc.inventory.model": (0, 0xFFFF),
@@ -273,8 +286,7 @@ def read_device_config(path: Path) -> DeviceConfig:
         ConfigError: one line: file, line, what was found, what is expected.
     """
     text, config = _read(path, DeviceConfig)
-    if both := set(config.gpio.relays) & set(config.gpio.indicators):
-        raise ConfigError(f"{path}: gpio: {min(both)} is both a relay and an indicator")
+    _check_lines(text, config)
     storage, control = config.storage, config.control
     if not storage.directory:
         storage = dataclasses.replace(storage, directory=str(state_directory(path.stem)))
@@ -283,6 +295,29 @@ def read_device_config(path: Path) -> DeviceConfig:
     _check_socket(text, "control.socket", control.socket)
     radio = _checked_radio(text, config.radio)
     return dataclasses.replace(config, radio=radio, storage=storage, control=control)
+
+
+def _check_lines(text: _Text, config: DeviceConfig) -> None:
+    """Every line must be one that something drives, and everything driven must have its line."""
+    gpio = config.gpio
+    for name in gpio.relays:
+        if name in gpio.indicators:
+            where = f"gpio.indicators.{name}"
+            raise _wrong(text, where, f"{name!r}, a relay too", "another name")
+        if config.device.type != DeviceType.HCALCS.value:
+            where, found = f"gpio.relays.{name}", f"a relay of a {config.device.type}"
+            raise _wrong(text, where, found, "an hcalcs, which has a load switch")
+        if config.switch.relays and name not in config.switch.relays:
+            found = ", ".join(config.switch.relays)
+            raise _wrong(text, "switch.relays", found, f"{name} too, or no such relay")
+    for name in config.switch.relays:
+        if name not in gpio.relays:
+            expected = f"one of {', '.join(gpio.relays) or 'no relays'} ([gpio.relays])"
+            raise _wrong(text, "switch.relays", repr(name), expected)
+    for name in gpio.indicators:
+        if name not in INDICATORS:
+            where = f"gpio.indicators.{name}"
+            raise _wrong(text, where, repr(name), " or ".join(INDICATORS))
 
 
 def read_hub_config(path: Path) -> HubConfig:

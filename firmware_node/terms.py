@@ -214,7 +214,7 @@ class LoadSwitchSettings:
     Closed means that the load has its supply.
     """
 
-    relays: tuple[str, ...] = ("main",)  # driven alike
+    relays: tuple[str, ...] = ()  # driven alike; the daemon puts in every relay there is
     idle_closed: bool = False  # while no event is in force
     power_up_closed: bool = False  # until the ESME has answered
     restore: bool = True  # without its answer: the last commanded state, after that time
@@ -244,3 +244,4 @@ class DeviceSettings:
     check_validity: bool = False  # of certificates by their dates, once the time is known
     ota: OtaSettings = field(default_factory=OtaSettings)
     activation: ActivationSettings = field(default_factory=ActivationSettings)
+    switch: LoadSwitchSettings = field(default_factory=LoadSwitchSettings)  # of an HCALCS

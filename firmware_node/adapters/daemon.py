@@ -34,7 +34,11 @@ from firmware_node.adapters.gpio.memory_lines import NoLines
 from firmware_node.adapters.pace import Watch
 from firmware_node.adapters.service import device_words, tell_status
 from firmware_node.adapters.storage import ROOM, FileStorage
-from firmware_node.adapters.virtual_radio import AirClient
+from firmware_node.adapters.virtual_radio import (
+    DEVICE_ENDPOINT,
+    HCALCS_ENDPOINT,
+    AirClient,
+)
 from firmware_node.boundary import (
     Answer,
     Effect,
@@ -52,6 +56,7 @@ from firmware_node.boundary import (
     SetIndicator,
     SetRelay,
     Started,
+    SwitchRequested,
 )
 from firmware_node.config import DeviceConfig, read_image
 from firmware_node.crypto import Keyring
@@ -59,7 +64,7 @@ from firmware_node.errors import ConfigError, KeyMissingError, RefusedError, Sto
 from firmware_node.node.device import Device
 from firmware_node.node.logs import Log
 from firmware_node.node.verification import verify_image
-from firmware_node.terms import ImageKey
+from firmware_node.terms import DeviceType, ImageKey
 from firmware_node.wire.manufacturer_image import Manifest, build
 from firmware_node.wire.ota_file import OtaHeader, build_gb_plain
 
@@ -140,7 +145,10 @@ class DeviceDaemon:
             self._device, storage.commit, self._perform, lambda: self._radio.flush(), self._fail
         )
         self._radio = AirClient(
-            Path(config.radio.air), self._settings.entity_id, self._driver.deliver
+            Path(config.radio.air),
+            self._settings.entity_id,
+            self._driver.deliver,
+            HCALCS_ENDPOINT if self._settings.type is DeviceType.HCALCS else DEVICE_ENDPOINT,
         )
         self._control = ControlServer(Path(config.control.socket), self._handle)
         self._gpio: RelayPort = NoLines()
@@ -265,6 +273,8 @@ class DeviceDaemon:
                 return self._ask(LoadImage(request.body, activate))
             case "POST", "/v1/query":
                 return self._ask(QueryRequested(_file_version(request)))
+            case "POST", "/v1/relay":
+                return self._ask(SwitchRequested(_is_closed(request)))
             case "POST", "/v1/reboot":
                 return self._ask(RebootRequested())
             case "POST", "/v1/factory-reset":
@@ -301,6 +311,13 @@ def _file_version(request: Request) -> int | None:
     if re.fullmatch(r"[0-9A-Fa-f]{1,8}", text) is None:
         raise Refusal(400, f"file_version: found {text!r}, expected up to 8 hex digits")
     return int(text, 16)
+
+
+def _is_closed(request: Request) -> bool:
+    state = request.query.get("state")
+    if state not in ("open", "closed"):
+        raise Refusal(400, f"state: found {state!r}, expected open or closed")
+    return state == "closed"
 
 
 def _log_named(text: str) -> Log:

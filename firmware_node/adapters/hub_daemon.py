@@ -32,6 +32,8 @@ from firmware_node.adapters.pace import Pace
 from firmware_node.adapters.service import hub_words, tell_status
 from firmware_node.adapters.virtual_radio import AirServer
 from firmware_node.boundary import (
+    Answer,
+    CancelLoad,
     CarryMessage,
     Delivered,
     Effect,
@@ -41,6 +43,7 @@ from firmware_node.boundary import (
     MessageUp,
     Notify,
     OfferImage,
+    ScheduleLoad,
     SendFrame,
     SetClock,
     Started,
@@ -109,6 +112,7 @@ class HubDaemon:
         self._stopping: asyncio.Future[int] | None = None
         self._error: BaseException | None = None
         self._entropy = SystemEntropy()
+        self._answer: Answer | None = None
 
     async def main(self) -> int:
         """Open air and socket, say that we are ready, run until something ends us."""
@@ -161,6 +165,8 @@ class HubDaemon:
                 self._radio.send(effect)
             case Notify():
                 self._events.add(effect)
+            case Answer():
+                self._answer = effect
             case MessageUp(message=message):
                 self._head_end_step(MessageArrived(message))
             case Delivered():
@@ -203,24 +209,32 @@ class HubDaemon:
                 return stream(self._events.all())
             case "PUT", "/v1/clock":
                 return self._set_clock(request.body)
+            case "POST", "/v1/load-events":
+                return self._ask(_load_event(request))
+            case "DELETE", "/v1/load-events":
+                return self._ask(
+                    CancelLoad(
+                        _device(request),
+                        _number(request, "id", None),
+                    )
+                )
             case "POST", "/v1/requests":
                 return self._take_request(request)
         raise Refusal(404, f"{request.method} {request.path} is not known")
 
     def _set_clock(self, body: bytes) -> Document:
-        try:
-            moment = datetime.fromisoformat(body.decode("ascii").strip())
-            if moment.tzinfo is None:
-                moment = moment.replace(tzinfo=UTC)
-            utc = int((moment - _EPOCH).total_seconds())
-            if not 0 <= utc < 2**32 - 1:
-                raise ValueError
-        except ValueError as error:
-            raise Refusal(
-                400, f"time: found {body[:40].decode(errors='replace')!r}, expected RFC 3339"
-            ) from error
-        self._driver.deliver(SetClock(utc))
+        self._driver.deliver(SetClock(_utc_of(body.decode(errors="replace"))))
         return {"utc": self._hub.status(now_ms())["utc"]}
+
+    def _ask(self, item: Input) -> Document:
+        self._answer = None
+        self._driver.deliver(item)
+        return self._answered()
+
+    def _answered(self) -> Document:
+        if self._answer is None:
+            raise Refusal(503, "the hub is stopping")
+        return {"done": self._answer.done, "text": self._answer.text}
 
     def _take_request(self, request: Request) -> AsyncIterator[Document]:
         """First what was understood, then deliveries, messages and answers as they come.
@@ -309,6 +323,49 @@ class HubDaemon:
             pace = paces.setdefault(device, Pace(offset, blocks))
             fields = {"entity_id": str(device), "file_offset": offset, "total_size": total}
             yield {"progress": fields | pace.report(offset, total, blocks)}
+
+
+def _utc_of(text: str) -> int:
+    """Seconds since 2000-01-01T00:00:00Z of an RFC 3339 time."""
+    try:
+        moment = datetime.fromisoformat(text.strip())
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        utc = int((moment - _EPOCH).total_seconds())
+        if not 0 <= utc < 2**32 - 1:
+            raise ValueError
+    except ValueError as error:
+        raise Refusal(400, f"time: found {text[:40]!r}, expected RFC 3339") from error
+    return utc
+
+
+def _device(request: Request) -> EntityId:
+    return EntityId.parse(request.query.get("device", ""))
+
+
+def _number(request: Request, name: str, default: int | None) -> int | None:
+    text = request.query.get(name)
+    if text is None:
+        return default
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise Refusal(400, f"{name}: found {text[:40]!r}, expected a number")
+    return int(text)
+
+
+def _load_event(request: Request) -> ScheduleLoad:
+    query = request.query
+    state = query.get("state")
+    if state not in ("open", "closed"):
+        raise Refusal(400, f"state: found {state!r}, expected open or closed")
+    minutes = _number(request, "minutes", 0) or 0
+    start = _utc_of(query["start"]) if "start" in query else 0
+    return ScheduleLoad(
+        _device(request),
+        state == "closed",
+        minutes,
+        start,
+        bool(query.get("randomise")),
+    )
 
 
 def _patience_s(request: Request) -> int | None:

@@ -10,7 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from firmware_node.boundary import Effect, Frame, Notify, SendFrame
+from firmware_node.boundary import (
+    Answer,
+    CancelLoad,
+    Effect,
+    Frame,
+    Notify,
+    ScheduleLoad,
+    SendFrame,
+)
 from firmware_node.rig.hub_terms import Peer, command, default_response
 from firmware_node.terms import EntityId
 from firmware_node.wire import drlc, zcl
@@ -31,6 +39,39 @@ class LoadControl:
         self._reports: dict[tuple[EntityId, int], int] = {}
         self._sequence = 0
         self._event_id = 0
+
+    def ask(
+        self, item: ScheduleLoad | CancelLoad, peer: Peer | None, now_ms: int
+    ) -> Sequence[Effect]:
+        """What an operator wants of a device; an ``Answer`` comes first."""
+        if peer is None:
+            return (Answer(done=False, text=f"{item.device} has not joined"),)
+        if isinstance(item, CancelLoad):
+            number = item.issuer_event_id
+            text = (
+                "every event is taken back" if number is None else f"event {number} is taken back"
+            )
+            told = self.cancel_all(peer) if number is None else self.cancel(peer, number, now_ms)
+            return (Answer(done=True, text=text), *told)
+        if not 1 <= item.duration_min <= drlc.DURATION_MIN_MAX:
+            text = f"found {item.duration_min} minutes, expected 1 to {drlc.DURATION_MIN_MAX}"
+            return (Answer(done=False, text=text),)
+        control = drlc.RANDOMISE_START | drlc.RANDOMISE_END if item.randomise else 0
+        event = self.new_event(
+            item.closed, item.duration_min, start_utc=item.start_utc, event_control=control
+        )
+        told = self.send(peer, event, now_ms)
+        done = isinstance(told[0], SendFrame)
+        number = event.issuer_event_id
+        text = f"event {number} is scheduled" if done else f"{item.device} has too many events"
+        return (Answer(done, text), *told)
+
+    def report(self) -> list[dict[str, object]]:
+        """For ``status``: every event that a device reported of, and its last status."""
+        return [
+            {"entity_id": str(device), "id": number, "status": _name(status)}
+            for (device, number), status in self._reports.items()
+        ]
 
     def new_event(
         self,

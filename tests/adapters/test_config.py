@@ -230,6 +230,7 @@ def test_an_image_file_is_limited_in_size(tmp_path: Path) -> None:
     assert read_image(str(path)) == b"image"
 
 
+HCALCS = DEVICE.replace('"ppmid"', '"hcalcs"')
 RELAYS = """\
 [gpio]
 backend = "gpiod"
@@ -243,8 +244,10 @@ safe = true
 
 
 def test_lines_have_the_names_that_the_operator_gave_them(file: Path) -> None:
-    file.write_text(DEVICE + RELAYS)
-    gpio = read_device_config(file).gpio
+    file.write_text(HCALCS + RELAYS)
+    config = read_device_config(file)
+    gpio = config.gpio
+    assert config.settings().switch.relays == ("main",)  # what is not told is every relay
     assert gpio.relays == {"main": LineSection(17, active_low=True)}
     assert gpio.lines == {**gpio.relays, "joined": LineSection(5, safe=True)}
     file.write_text(DEVICE)
@@ -256,7 +259,15 @@ def test_lines_have_the_names_that_the_operator_gave_them(file: Path) -> None:
     [
         ("line = 17", "lnie = 17", ":20: unknown key gpio.relays.main.lnie; the nearest"),
         ("line = 17\n", "", ":19: missing key gpio.relays.main.line"),
-        ("indicators.joined", "indicators.main", "main is both a relay and an indicator"),
+        (
+            "indicators.joined",
+            "indicators.main",
+            ":22: gpio.indicators.main: found 'main', a",
+        ),
+        ("indicators.joined", "indicators.wifi", "found 'wifi', expected joined or downloading"),
+        ("[gpio]", '[switch]\nrelays = ["boost"]\n[gpio]', ":18: switch.relays: found boost, ex"),
+        ("[gpio]", '[switch]\nrelays = ["main", "x"]\n[gpio]', "found 'x', expected one of main"),
+        ("[gpio]", "[switch]\nstart_randomisation_min = 61\n[gpio]", "found 61, expected 0 to 60"),
         ('"gpiod"', '"sysfs"', "found 'sysfs', expected auto or gpiod"),
         ("[gpio.relays.main]\nline = 17\nactive_low = true", "relays = 5", "tables by name"),
     ],
@@ -265,11 +276,17 @@ def test_a_mistake_in_a_line_is_one_line_too(
     file: Path, found: str, instead: str, reason: str
 ) -> None:
     assert found in RELAYS
-    file.write_text(DEVICE + RELAYS.replace(found, instead))
+    file.write_text(HCALCS + RELAYS.replace(found, instead))
     with pytest.raises(ConfigError) as refused:
         read_device_config(file)
     assert reason in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_relay_of_a_device_without_a_switch_is_refused(file: Path) -> None:
+    file.write_text(DEVICE + RELAYS)
+    with pytest.raises(ConfigError, match="a relay of a ppmid, expected an hcalcs"):
+        read_device_config(file)
 
 
 def test_the_schema_tells_choices_ranges_and_defaults() -> None:

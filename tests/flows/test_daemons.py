@@ -153,17 +153,17 @@ def test_the_status_text_follows_the_state(folder: Path) -> None:
 
 def test_a_daemon_claims_its_lines_and_says_which_back_end_drives_them(folder: Path) -> None:
     config = folder / "ppmid.toml"
-    lines = "[gpio.relays.main]\nline = 17\nsafe = true\n"
+    lines = "[gpio.indicators.joined]\nline = 17\nsafe = true\n"
     config.write_text(config.read_text() + '[gpio]\nbackend = "memory"\n' + lines)
     with Running(folder, "run", "ppmid"):
         status = json.loads(node("status", "--json", "--socket", f"{folder}/control.sock").stdout)
     assert status["gpio"]["backend"] == "memory"
-    assert status["gpio"]["lines"]["main"] == {"line": 17, "on": True, "consumer": None}
+    assert status["gpio"]["lines"]["joined"] == {"line": 17, "on": False, "consumer": None}
 
 
 def test_a_daemon_without_its_gpio_chip_is_an_error_of_the_environment(folder: Path) -> None:
     config = folder / "ppmid.toml"
-    lines = "[gpio.relays.main]\nline = 17\n"
+    lines = "[gpio.indicators.joined]\nline = 17\n"
     config.write_text(config.read_text() + '[gpio]\nchip = "no such chip"\n' + lines)
     refused = node("run", str(config))
     assert refused.returncode == 3

@@ -122,7 +122,7 @@ class Story:
         self.world.set_hub(self.hub, HUB)
         self.medium = Medium(16 * 4096)
         self.works = True
-        self.settings = LoadSwitchSettings()
+        self.settings = LoadSwitchSettings(relays=("main",))
         self.edges: list[tuple[int, bool]] = []
         self.home = self.world.add(HCALCS, self._make)
 

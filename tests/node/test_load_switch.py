@@ -31,7 +31,7 @@ from firmware_node.wire.zcl import Status
 ESME, STRANGER = ShortAddress(0x00A0), ShortAddress(0x0BAD)
 UTC = 800_000_000
 MINUTE = 60
-SETTINGS = LoadSwitchSettings()
+SETTINGS = LoadSwitchSettings(relays=("main",))
 CLOSE = LoadControlEvent(1, 0x0080, 0, drlc.NOW, 30, duty_cycle=100)
 OPEN = replace(CLOSE, issuer_event_id=2, duty_cycle=0)
 

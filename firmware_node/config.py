@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from firmware_node.boundary import NOTIFICATIONS
 from firmware_node.errors import ConfigError
 from firmware_node.terms import (
     ActivationSettings,
@@ -113,6 +114,20 @@ class GpioSection:
 
 
 @dataclass(frozen=True)
+class NotifySection:
+    """``[notify.NAME]``: a sink of notifications. Each type has the one key that it needs."""
+
+    type: str
+    path: str | None = None  # file: JSON Lines are appended
+    command: tuple[str, ...] = ()  # command: program and arguments; a document on standard input
+    url: str | None = None  # webhook: http or https; a document by POST
+    names: tuple[str, ...] = ()  # those alone; default: all but ``NOT_BY_DEFAULT``
+
+
+NOT_BY_DEFAULT = ("download_progress",)  # every 64 KiB
+
+
+@dataclass(frozen=True)
 class LogSection:
     """``[log]``; read again on SIGHUP."""
 
@@ -180,6 +195,7 @@ class DeviceConfig:
     control: ControlSection = dataclasses.field(default_factory=ControlSection)
     gpio: GpioSection = dataclasses.field(default_factory=GpioSection)
     log: LogSection = dataclasses.field(default_factory=LogSection)
+    notify: Mapping[str, NotifySection] = dataclasses.field(default_factory=dict)
     ota: OtaSettings = dataclasses.field(default_factory=OtaSettings)
     activation: ActivationSettings = dataclasses.field(default_factory=ActivationSettings)
     switch: LoadSwitchSettings = dataclasses.field(default_factory=LoadSwitchSettings)
@@ -228,6 +244,7 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "radio.profile": ["strict", "lenient"],
     "dcc.request_signature": ["warn", "require"],
     "gpio.backend": ["auto", "gpiod", "rpi-gpio", "memory", "none"],
+    "notify.*.type": ["file", "command", "webhook"],
     "log.level": ["error", "warning", "info", "debug"],
     "dcc.request_rules": ["warn", "require"],
     "dcc.device_list": ["warn", "require"],
@@ -267,6 +284,7 @@ _ENTITIES = (
 # What a text must look like, and how that is said.
 _ALERT_CODE = (re.compile(r"N\d{1,3}|AD1"), "a DCC alert code such as N60")
 _GBCS_VERSION = (re.compile(r"\d{1,3}\.\d{1,3}"), "a GBCS version such as 4.1")
+_URL = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(:\d{1,5})?(/[!-~]*)?")
 PATTERNS: Mapping[str, tuple[re.Pattern[str], str]] = {
     "dcc.delivered_alert": _ALERT_CODE,
     "dcc.not_delivered_alert": _ALERT_CODE,
@@ -287,6 +305,8 @@ def read_device_config(path: Path) -> DeviceConfig:
     """
     text, config = _read(path, DeviceConfig)
     _check_lines(text, config)
+    for name, section in config.notify.items():
+        _check_sink(text, f"notify.{name}", section)
     storage, control = config.storage, config.control
     if not storage.directory:
         storage = dataclasses.replace(storage, directory=str(state_directory(path.stem)))
@@ -318,6 +338,25 @@ def _check_lines(text: _Text, config: DeviceConfig) -> None:
         if name not in INDICATORS:
             where = f"gpio.indicators.{name}"
             raise _wrong(text, where, repr(name), " or ".join(INDICATORS))
+
+
+def _check_sink(text: _Text, where: str, section: NotifySection) -> None:
+    """Exactly the key of its type, and names that there are."""
+    own = {"file": "path", "command": "command", "webhook": "url"}[section.type]
+    for key in ("path", "command", "url"):
+        value = getattr(section, key)
+        if key == own and not value:
+            raise ConfigError(f"{text.where(where)}: missing key {where}.{key}")
+        if key != own and value:
+            raise _wrong(text, f"{where}.{key}", "it", f"none for type {section.type!r}")
+    if section.command and not section.command[0].startswith("/"):
+        raise _wrong(text, f"{where}.command", repr(section.command[0]), "an absolute path")
+    if section.url and _URL.fullmatch(section.url) is None:
+        raise _wrong(text, f"{where}.url", repr(section.url), "http://HOST or https://HOST")
+    for name in section.names:
+        if name not in NOTIFICATIONS:
+            expected = "the name of a notification, as events shows"
+            raise _wrong(text, f"{where}.names", repr(name), expected)
 
 
 def read_hub_config(path: Path) -> HubConfig:
@@ -529,8 +568,9 @@ def _value(text: _Text, name: str, value: Any, hint: Any) -> Any:
         raise _wrong(text, name, _found(value), _TYPES[hint])
     if hint is str and not value.isprintable():  # no path or name has a control character
         raise _wrong(text, name, _found(value), "printable characters")
-    if name in CHOICES and value not in CHOICES[name]:
-        raise _wrong(text, name, repr(value), " or ".join(CHOICES[name]))
+    choices = CHOICES.get(_BY_NAME.sub(r"\1.*", name))
+    if choices is not None and value not in choices:
+        raise _wrong(text, name, repr(value), " or ".join(choices))
     if name in PATTERNS and PATTERNS[name][0].fullmatch(value) is None:
         raise _wrong(text, name, repr(value), PATTERNS[name][1])
     if name in _ENTITIES:
@@ -545,6 +585,7 @@ def _value(text: _Text, name: str, value: Any, hint: Any) -> Any:
     return value
 
 
+_BY_NAME = re.compile(r"^(notify|gpio\.relays|gpio\.indicators)\.[^.]+")
 _TYPES = {str: "a string", int: "a whole number", bool: "true or false"}
 _SCHEMA_TYPES = {str: "string", int: "integer", bool: "boolean"}
 _KINDS = {str: "the string ", int: "the number ", float: "the number "}

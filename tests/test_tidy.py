@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "sealing": (*FOUNDATION, "wire.", "crypto"),
     "node.": (*FOUNDATION, "boundary", "wire.", "crypto", "sealing"),
     "rig.": (*FOUNDATION, "boundary", "wire.", "crypto", "sealing"),
-    "config": FOUNDATION,
+    "config": (*FOUNDATION, "boundary"),
     "tools.": (*FOUNDATION, "wire.", "crypto", "sealing", "config", "tools.duis."),
     "tools.duis.": (*FOUNDATION, "wire.", "crypto"),
     "tools.render": (),  # how things look needs none of them
@@ -72,8 +72,8 @@ ONLY_IMPORTED_IN = {
         "tools.decode_input",
     ),
     "signxml": ("tools.duis.signature",),
-    "h11": ("adapters.control",),
-    "sqlite3": ("adapters.storage",),
+    "h11": ("adapters.control", "adapters.sinks"),
+    "sqlite3": ("adapters.storage", "adapters.spool"),
 }
 # The daemons' drivers: whatever a step raises ends the process, told once. To the replay of a
 # swarm an invariant that broke is the answer.

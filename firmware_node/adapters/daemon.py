@@ -33,6 +33,7 @@ from firmware_node.adapters.gpio import open_lines
 from firmware_node.adapters.gpio.memory_lines import NoLines
 from firmware_node.adapters.pace import Watch
 from firmware_node.adapters.service import device_words, tell_status
+from firmware_node.adapters.sinks import Notices
 from firmware_node.adapters.storage import ROOM, FileStorage
 from firmware_node.adapters.virtual_radio import (
     DEVICE_ENDPOINT,
@@ -142,7 +143,12 @@ class DeviceDaemon:
         )
         self._events = Events()
         self._driver = Driver(
-            self._device, storage.commit, self._perform, lambda: self._radio.flush(), self._fail
+            self._device,
+            storage.commit,
+            self._perform,
+            lambda: self._radio.flush(),
+            self._fail,
+            lambda effects: self._notices.before_commit(effects),
         )
         self._radio = AirClient(
             Path(config.radio.air),
@@ -152,6 +158,7 @@ class DeviceDaemon:
         )
         self._control = ControlServer(Path(config.control.socket), self._handle)
         self._gpio: RelayPort = NoLines()
+        self._notices = Notices(Path(), self._settings.entity_id, {})
         self._answer: Answer | None = None
         self._stopping: asyncio.Future[int] | None = None
         self._error: BaseException | None = None
@@ -167,8 +174,14 @@ class DeviceDaemon:
         specs = {name: LineSpec(x.line, x.active_low, x.safe) for name, x in gpio.lines.items()}
         self._gpio = open_lines(gpio.backend, specs, chip=gpio.chip, allow_memory=gpio.allow_memory)
         try:
+            self._notices = Notices(
+                Path(self._config.storage.directory),
+                self._settings.entity_id,
+                self._config.notify,
+            )
             return await self._run()
         finally:
+            self._notices.close()
             self._gpio.release({name: section.safe for name, section in gpio.lines.items()})
 
     async def _run(self) -> int:
@@ -186,6 +199,7 @@ class DeviceDaemon:
                 group.create_task(self._radio.run()),
                 group.create_task(feed_watchdog()),
                 group.create_task(tell_status(self._words, notify_systemd)),
+                *(group.create_task(self._notices.run(name)) for name in self._config.notify),
             ]
             code = await self._stopping
             # A restart in place is no stop: told STOPPING, systemd would kill what comes after it.
@@ -297,6 +311,7 @@ class DeviceDaemon:
         status = self._device.status(now_ms())
         self._watch.add_to(status)
         status["gpio"] = self._gpio.describe()
+        status["notify"] = self._notices.report()
         status["pid"] = os.getpid()
         return status
 

@@ -35,7 +35,8 @@ class Driver:
     """Steps a machine on the loop: input, commit, effects, ``flush``; one timer on ``wake_at``.
 
     Inputs that arrive during a step (a confirm of a frame that could not leave) wait for their
-    turn. An exception of a step, or of the commit behind it, ends the process.
+    turn. An exception of a step, or of the commit behind it, ends the process. ``before_commit``
+    sees the effects of a step before they are certain.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Driver:
         perform: Callable[[Effect], None],
         flush: Callable[[], None],
         failed: Callable[[BaseException], None],
+        before_commit: Callable[[Sequence[Effect]], None] = lambda _: None,
     ) -> None:
         self._machine = machine
         self._step = machine.step
@@ -52,6 +54,7 @@ class Driver:
         self._perform = perform
         self._flush = flush
         self._failed = failed
+        self._before_commit = before_commit
         self._waiting: deque[Input | None] = deque()
         self._stepping = False
         self._timer: asyncio.TimerHandle | None = None
@@ -70,6 +73,7 @@ class Driver:
         try:
             while True:
                 effects = self._step(item, time.monotonic_ns() // 1_000_000)
+                self._before_commit(effects)
                 self._commit()
                 for effect in effects:
                     self._perform(effect)

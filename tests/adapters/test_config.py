@@ -13,6 +13,7 @@ from firmware_node.config import (
     DeviceConfig,
     HubConfig,
     LineSection,
+    NotifySection,
     read_config,
     read_device_config,
     read_hub_config,
@@ -277,6 +278,51 @@ def test_a_mistake_in_a_line_is_one_line_too(
 ) -> None:
     assert found in RELAYS
     file.write_text(HCALCS + RELAYS.replace(found, instead))
+    with pytest.raises(ConfigError) as refused:
+        read_device_config(file)
+    assert reason in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+SINKS = """\
+[notify.file]
+type = "file"
+path = "told.jsonl"
+[notify.hook]
+type = "webhook"
+url = "http://[::1]:8080/hook?x=1"
+names = ["image_confirmed"]
+[notify.command]
+type = "command"
+command = ["/bin/cat", "-"]
+"""
+
+
+def test_sinks_have_the_names_that_the_operator_gave_them(file: Path) -> None:
+    file.write_text(DEVICE + SINKS)
+    notify = read_device_config(file).notify
+    assert notify["file"] == NotifySection("file", path="told.jsonl")
+    assert notify["hook"].names == ("image_confirmed",)
+    assert notify["command"].command == ("/bin/cat", "-")
+
+
+@pytest.mark.parametrize(
+    ("found", "instead", "reason"),
+    [
+        ('"file"\n', '"mail"\n', "notify.file.type: found 'mail', expected file or command"),
+        ('path = "told.jsonl"\n', "", ":17: missing key notify.file.path"),
+        ('type = "file"', 'type = "file"\nurl = "http://x"', "expected none for type 'file'"),
+        ("/bin/cat", "cat", "found 'cat', expected an absolute path"),
+        ("http://[::1]:8080", "ftp://x", "expected http://HOST or https://HOST"),
+        ("http://[::1]:8080", "http://user:secret@x", "expected http://HOST or https://HOST"),
+        ("image_confirmed", "image_conformed", "found 'image_conformed', expected the name of"),
+    ],
+)
+def test_a_mistake_in_a_sink_is_one_line_too(
+    file: Path, found: str, instead: str, reason: str
+) -> None:
+    assert found in SINKS
+    file.write_text(DEVICE + SINKS.replace(found, instead))
     with pytest.raises(ConfigError) as refused:
         read_device_config(file)
     assert reason in str(refused.value)

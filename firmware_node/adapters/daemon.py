@@ -14,9 +14,9 @@ import os
 import re
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from firmware_node.adapters.control import ControlServer, Document, Refusal, Request, stream
 from firmware_node.adapters.driver import (
@@ -33,7 +33,6 @@ from firmware_node.adapters.gpio import open_lines
 from firmware_node.adapters.gpio.memory_lines import NoLines
 from firmware_node.adapters.pace import Watch
 from firmware_node.adapters.service import device_words, tell_status
-from firmware_node.adapters.sinks import Notices
 from firmware_node.adapters.storage import ROOM, FileStorage
 from firmware_node.adapters.virtual_radio import (
     DEVICE_ENDPOINT,
@@ -68,6 +67,9 @@ from firmware_node.node.verification import verify_image
 from firmware_node.terms import DeviceType, ImageKey
 from firmware_node.wire.manufacturer_image import Manifest, build
 from firmware_node.wire.ota_file import OtaHeader, build_gb_plain
+
+if TYPE_CHECKING:
+    from firmware_node.adapters.sinks import Notices  # only a daemon with sinks carries them
 
 CRASH_PAUSE_S = 0.2  # a crash loop of the emulated image must not eat the machine
 FACTORY_VERSION = 0x00000001
@@ -148,7 +150,7 @@ class DeviceDaemon:
             self._perform,
             lambda: self._radio.flush(),
             self._fail,
-            lambda effects: self._notices.before_commit(effects),
+            self._before_commit,
         )
         self._radio = AirClient(
             Path(config.radio.air),
@@ -158,7 +160,7 @@ class DeviceDaemon:
         )
         self._control = ControlServer(Path(config.control.socket), self._handle)
         self._gpio: RelayPort = NoLines()
-        self._notices = Notices(Path(), self._settings.entity_id, {})
+        self._notices: Notices | None = None
         self._answer: Answer | None = None
         self._stopping: asyncio.Future[int] | None = None
         self._error: BaseException | None = None
@@ -174,15 +176,24 @@ class DeviceDaemon:
         specs = {name: LineSpec(x.line, x.active_low, x.safe) for name, x in gpio.lines.items()}
         self._gpio = open_lines(gpio.backend, specs, chip=gpio.chip, allow_memory=gpio.allow_memory)
         try:
-            self._notices = Notices(
-                Path(self._config.storage.directory),
-                self._settings.entity_id,
-                self._config.notify,
-            )
+            self._notices = self._open_notices()
             return await self._run()
         finally:
-            self._notices.close()
+            if self._notices is not None:
+                self._notices.close()
             self._gpio.release({name: section.safe for name, section in gpio.lines.items()})
+
+    def _open_notices(self) -> Notices | None:
+        if not self._config.notify:
+            return None
+        from firmware_node.adapters.sinks import Notices
+
+        directory = Path(self._config.storage.directory)
+        return Notices(directory, self._settings.entity_id, self._config.notify)
+
+    def _before_commit(self, effects: Sequence[Effect]) -> None:
+        if self._notices is not None:
+            self._notices.before_commit(effects)
 
     async def _run(self) -> int:
         """Start, say that we are ready, run until something ends us."""
@@ -199,8 +210,11 @@ class DeviceDaemon:
                 group.create_task(self._radio.run()),
                 group.create_task(feed_watchdog()),
                 group.create_task(tell_status(self._words, notify_systemd)),
-                *(group.create_task(self._notices.run(name)) for name in self._config.notify),
             ]
+            if self._notices is not None:
+                tasks += [
+                    group.create_task(self._notices.run(name)) for name in self._config.notify
+                ]
             code = await self._stopping
             # A restart in place is no stop: told STOPPING, systemd would kill what comes after it.
             notify_systemd(
@@ -311,7 +325,7 @@ class DeviceDaemon:
         status = self._device.status(now_ms())
         self._watch.add_to(status)
         status["gpio"] = self._gpio.describe()
-        status["notify"] = self._notices.report()
+        status["notify"] = {} if self._notices is None else self._notices.report()
         status["pid"] = os.getpid()
         return status
 

@@ -3,8 +3,8 @@
 ``auto`` tries gpiod and then RPi.GPIO. One that this machine cannot use is passed over with its
 reason; a line that somebody holds is the end, since the other library would only fight for it. On a
 Raspberry Pi, or where a chip is named, ``auto`` never becomes ``memory`` unless that was allowed:
-an operator who sees no relay move must hear why. GPIO libraries are imported by their back end's
-constructor, never before.
+an operator who sees no relay move must hear why. A back end is imported when it is tried, its GPIO
+library by its constructor, never before.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from firmware_node.adapters.gpio.gpiod_lines import GpiodLines
 from firmware_node.adapters.gpio.memory_lines import MemoryLines, NoLines
 from firmware_node.adapters.gpio.refusals import UnusableError
-from firmware_node.adapters.gpio.rpi_lines import RpiLines
 from firmware_node.boundary import LineSpec, RelayPort
 from firmware_node.errors import EnvironmentFailure
 
@@ -45,7 +43,7 @@ def open_lines(
         EnvironmentFailure: no usable back end, or a line is held by another.
         ConfigError: the lines cannot be on that chip.
     """
-    real = makers or (("gpiod", lambda: GpiodLines(chip)), ("rpi-gpio", RpiLines))
+    real = makers or (("gpiod", lambda: _gpiod(chip)), ("rpi-gpio", _rpi_gpio))
     if backend != "auto":
         make = dict(real) | {"memory": MemoryLines, "none": NoLines}
         return _claimed(make[backend](), lines)
@@ -73,6 +71,18 @@ def is_raspberry_pi(model: Path = MODEL) -> bool:
         return model.read_bytes().startswith(b"Raspberry Pi")
     except OSError:
         return False
+
+
+def _gpiod(chip: str) -> RelayPort:
+    from firmware_node.adapters.gpio.gpiod_lines import GpiodLines
+
+    return GpiodLines(chip)
+
+
+def _rpi_gpio() -> RelayPort:
+    from firmware_node.adapters.gpio.rpi_lines import RpiLines
+
+    return RpiLines()
 
 
 def _claimed(port: RelayPort, lines: Mapping[str, LineSpec]) -> RelayPort:

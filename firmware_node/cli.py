@@ -177,6 +177,13 @@ def _parser() -> argparse.ArgumentParser:
     relay.add_argument("--socket", metavar="PATH", type=Path)
     relay.add_argument("--json", action="store_true")
 
+    doctor = _verb(verbs, "doctor", _doctor, "what is wrong with this machine, and what to do")
+    doctor.add_argument(
+        "files", nargs="*", type=Path, metavar="CONFIG", help="default: those of /etc/firmware-node"
+    )
+    doctor.add_argument("--port", action="append", default=[], help="a serial radio's port")
+    doctor.add_argument("--json", action="store_true")
+
     rig = _group(verbs, "rig", "the world in which devices are tested")
     replay = _verb(rig, "replay", _rig_replay, "the run of one seed: what it draws, how it went")
     replay.add_argument("seed", type=int)
@@ -845,6 +852,25 @@ def _control(args: argparse.Namespace) -> int:
         else:  # a hub's
             render.fields(document)
     return code
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    import dataclasses
+
+    from firmware_node.tools import doctor, render
+
+    files = args.files or sorted(Path("/etc/firmware-node").glob("*.toml"))
+    findings = doctor.examine(doctor.this_machine(), files, args.port)
+    bad = any(finding.level == doctor.PROBLEM for finding in findings)
+    if args.json:
+        rows = [dataclasses.asdict(finding) for finding in findings]
+        print(json.dumps({"result": "problems" if bad else "ok", "findings": rows}))
+    else:
+        for finding in findings:
+            print(render.printable(f"{finding.level:<8} {finding.check:<14} {finding.found}"))
+            if finding.remedy:
+                print(render.printable(f"{'':<23} -> {finding.remedy}"))
+    return 1 if bad else 0
 
 
 def _relay(args: argparse.Namespace) -> int:

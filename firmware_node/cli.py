@@ -192,6 +192,9 @@ def _parser() -> argparse.ArgumentParser:
     check = _verb(config, "check", _config_check, "read a device's or hub's configuration")
     check.add_argument("file", type=Path)
     check.add_argument("--json", action="store_true")
+    api = _verb(config, "api", _config_api, "the control API of a daemon, in OpenAPI")
+    api.add_argument("what", choices=["run", "hub"], nargs="?", default="run")
+    api.add_argument("--json", action="store_true", help="as it always is")
     schema = _verb(config, "schema", _config_schema, "the JSON Schema of a configuration")
     schema.add_argument("what", choices=["run", "hub"], nargs="?", default="run")
     schema.add_argument("--json", action="store_true", help="as it always is")
@@ -871,6 +874,15 @@ def _doctor(args: argparse.Namespace) -> int:
             if finding.remedy:
                 print(render.printable(f"{'':<23} -> {finding.remedy}"))
     return 1 if bad else 0
+
+
+def _config_api(args: argparse.Namespace) -> int:
+    from firmware_node.adapters.control_api import DEVICE_ROUTES, HUB_ROUTES, openapi
+
+    routes = HUB_ROUTES if args.what == "hub" else DEVICE_ROUTES
+    title = f"firmware_node {'hub' if args.what == 'hub' else 'device'}"
+    print(json.dumps(openapi(title, routes), indent=2))
+    return 0
 
 
 def _relay(args: argparse.Namespace) -> int:

@@ -288,6 +288,10 @@ class DeviceDaemon:
         match request.method, request.path:
             case "GET", "/v1/status":
                 return self._status()
+            case "GET", "/v1/openapi.json":
+                from firmware_node.adapters.control_api import DEVICE_ROUTES, openapi
+
+                return openapi("firmware_node device", DEVICE_ROUTES)
             case "GET", "/v1/banks":
                 return {"running_bank": self._status()["running_bank"], **self._banks()}
             case "GET", "/v1/events":

@@ -201,6 +201,10 @@ class HubDaemon:
         match request.method, request.path:
             case "GET", "/v1/status":
                 return self._hub.status(now_ms())
+            case "GET", "/v1/openapi.json":
+                from firmware_node.adapters.control_api import HUB_ROUTES, openapi
+
+                return openapi("firmware_node hub", HUB_ROUTES)
             case "GET", "/v1/messages":
                 return {"messages": list(self._messages)}
             case "GET", "/v1/events":

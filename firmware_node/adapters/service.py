@@ -101,6 +101,8 @@ def device_words(status: Mapping[str, Any]) -> str:
             words = f"{state}{cause}: running {version}"
         case state, _:
             words = f"{state}: running {version}"
+    if status.get("switch") is not None:
+        words += f"; the switch is {status['switch']['switch'] or 'not driven'}"
     if not status["network"]["joined"]:
         return f"degraded: no network, waiting for the hub; {words}"
     return words

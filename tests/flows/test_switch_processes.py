@@ -9,8 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema  # type: ignore[import-untyped]  # has no stubs
 import pytest
 from test_daemons import HCALCS, LIMIT_S, PPMID, Running, folder, node
+
+from firmware_node.adapters.control_api import DEVICE_ROUTES, HUB_ROUTES, SCHEMAS
+from firmware_node.adapters.control_client import call
 
 SUPPLIER = "90-B3-D5-1F-30-01-00-00"
 __all__ = ["folder"]  # a fixture
@@ -95,6 +99,23 @@ def test_a_load_control_event_moves_the_relay_and_is_reported_and_taken_back(sit
     site.load("cancel", "1")
     status = site.until(lambda status: not status["gpio"]["lines"]["main"]["on"])
     assert status["switch"]["events"] == []
+
+
+def test_what_the_daemons_answer_is_as_their_description_says(site: Site) -> None:
+    site.load("closed", "60")
+    site.until(lambda status: bool(status["switch"]["events"]))
+    for socket, routes in (("control", DEVICE_ROUTES), ("hub", HUB_ROUTES)):
+        path = site.root / f"{socket}.sock"
+        (described,) = call(path, "GET", "/v1/openapi.json")
+        assert described["paths"].keys() == {route.path for route in routes}
+        for route in routes:
+            if route.method == "GET":
+                for document in call(path, "GET", route.path):
+                    jsonschema.validate(document, SCHEMAS[route.answer])
+    (answer,) = call(site.root / "control.sock", "POST", "/v1/relay?state=open")
+    jsonschema.validate(answer, SCHEMAS["Answer"])
+    (clock,) = call(site.root / "hub.sock", "PUT", "/v1/clock", b"2030-01-01T00:00:00Z")
+    jsonschema.validate(clock, SCHEMAS["Clock"])
 
 
 def test_after_a_restart_the_relay_is_open_until_the_esme_gives_the_event_again(

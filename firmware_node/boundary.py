@@ -532,18 +532,19 @@ class Entropy(Protocol):
 
 
 class LineSpec(NamedTuple):
-    """One output line of a GPIO chip."""
+    """One line of a GPIO chip: an output, or an input that is pulled to the level that is off."""
 
     number: int  # BCM number, which is the offset on the chip
     active_low: bool = False  # on drives the pin low
-    initial: bool = False  # on or off, from the claim until the first ``set``
+    initial: bool = False  # of an output: on or off, from the claim until the first ``set``
+    is_input: bool = False
 
 
 class RelayPort(Protocol):
-    """Output lines by name; a name is on or off, whatever level that is on the pin."""
+    """Lines by name; a name is on or off, whatever level that is on the pin."""
 
     def claim(self, lines: Mapping[str, LineSpec]) -> None:
-        """Take all lines and drive each to its initial state, or take none.
+        """Take all lines and drive each output to its initial state, or take none.
 
         Raises:
             EnvironmentFailure: no library, chip or permission, or a line is held by another.
@@ -552,7 +553,7 @@ class RelayPort(Protocol):
         ...
 
     def set(self, name: str, on: bool) -> None:
-        """Switch; a line that is so already sees no edge."""
+        """Switch an output; one that is so already sees no edge."""
         ...
 
     def get(self, name: str) -> bool:
@@ -560,7 +561,7 @@ class RelayPort(Protocol):
         ...
 
     def release(self, safe_state: Mapping[str, bool] | None) -> None:
-        """Drive the safe state, then let go; a released line may fall back to an input.
+        """Drive the safe state of outputs, then let go; a released line may become an input.
 
         None lets go as it is. Releasing what is not claimed does nothing.
         """

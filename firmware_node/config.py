@@ -98,6 +98,15 @@ class LineSection:
 
 
 @dataclass(frozen=True)
+class ButtonSection:
+    """``[gpio.buttons.NAME]``."""
+
+    line: int  # BCM number
+    active_low: bool = True  # the button connects the line to ground
+    action: str = "query"  # or "reboot"
+
+
+@dataclass(frozen=True)
 class GpioSection:
     """``[gpio]``."""
 
@@ -106,10 +115,11 @@ class GpioSection:
     allow_memory: bool = False  # that auto drives no pin on a Raspberry Pi
     relays: Mapping[str, LineSection] = dataclasses.field(default_factory=dict)
     indicators: Mapping[str, LineSection] = dataclasses.field(default_factory=dict)
+    buttons: Mapping[str, ButtonSection] = dataclasses.field(default_factory=dict)
 
     @property
     def lines(self) -> Mapping[str, LineSection]:
-        """Every line by its name; ``read_device_config`` sees to it that names differ."""
+        """Every output by its name; ``read_device_config`` sees to it that names differ."""
         return {**self.indicators, **self.relays}
 
 
@@ -243,6 +253,7 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "radio.role": ["end-device", "router"],
     "radio.profile": ["strict", "lenient"],
     "dcc.request_signature": ["warn", "require"],
+    "gpio.buttons.*.action": ["query", "reboot"],
     "gpio.backend": ["auto", "gpiod", "rpi-gpio", "memory", "none"],
     "notify.*.type": ["file", "command", "webhook"],
     "log.level": ["error", "warning", "info", "debug"],
@@ -330,6 +341,10 @@ def _check_lines(text: _Text, config: DeviceConfig) -> None:
         if config.switch.relays and name not in config.switch.relays:
             found = ", ".join(config.switch.relays)
             raise _wrong(text, "switch.relays", found, f"{name} too, or no such relay")
+    for name in gpio.buttons:
+        if name in gpio.lines:
+            where = f"gpio.buttons.{name}"
+            raise _wrong(text, where, f"{name!r}, an output too", "another name")
     for name in config.switch.relays:
         if name not in gpio.relays:
             expected = f"one of {', '.join(gpio.relays) or 'no relays'} ([gpio.relays])"
@@ -585,7 +600,7 @@ def _value(text: _Text, name: str, value: Any, hint: Any) -> Any:
     return value
 
 
-_BY_NAME = re.compile(r"^(notify|gpio\.relays|gpio\.indicators)\.[^.]+")
+_BY_NAME = re.compile(r"^(notify|gpio\.(?:relays|indicators|buttons))\.[^.]+")
 _TYPES = {str: "a string", int: "a whole number", bool: "true or false"}
 _SCHEMA_TYPES = {str: "string", int: "integer", bool: "boolean"}
 _KINDS = {str: "the string ", int: "the number ", float: "the number "}

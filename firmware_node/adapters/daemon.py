@@ -30,6 +30,7 @@ from firmware_node.adapters.driver import (
     reloading,
 )
 from firmware_node.adapters.gpio import open_lines
+from firmware_node.adapters.gpio.buttons import LOOK_S, Button
 from firmware_node.adapters.gpio.memory_lines import NoLines
 from firmware_node.adapters.pace import Watch
 from firmware_node.adapters.service import device_words, tell_status
@@ -174,6 +175,9 @@ class DeviceDaemon:
         """
         gpio = self._config.gpio
         specs = {name: LineSpec(x.line, x.active_low, x.safe) for name, x in gpio.lines.items()}
+        specs |= {
+            name: LineSpec(x.line, x.active_low, is_input=True) for name, x in gpio.buttons.items()
+        }
         self._gpio = open_lines(gpio.backend, specs, chip=gpio.chip, allow_memory=gpio.allow_memory)
         try:
             self._notices = self._open_notices()
@@ -211,6 +215,8 @@ class DeviceDaemon:
                 group.create_task(feed_watchdog()),
                 group.create_task(tell_status(self._words, notify_systemd)),
             ]
+            if self._config.gpio.buttons:
+                tasks.append(group.create_task(self._watch_buttons()))
             if self._notices is not None:
                 tasks += [
                     group.create_task(self._notices.run(name)) for name in self._config.notify
@@ -274,6 +280,20 @@ class DeviceDaemon:
                 self._restart("factory_reset")
             case _:
                 raise TypeError(f"a device daemon cannot perform {type(effect).__name__}")
+
+    async def _watch_buttons(self) -> None:
+        buttons = {name: Button() for name in self._config.gpio.buttons}
+        while True:
+            for name, button in buttons.items():
+                if button.look(self._gpio.get(name)):
+                    self._pressed(name)
+            await asyncio.sleep(LOOK_S)
+
+    def _pressed(self, name: str) -> None:
+        action = self._config.gpio.buttons[name].action
+        _log.info("button %s: %s", name, action)
+        if self.restart is None:
+            self._driver.deliver(RebootRequested() if action == "reboot" else QueryRequested())
 
     def _restart(self, reason: str) -> None:
         """What this step sent before has left; now the process begins again."""

@@ -24,12 +24,16 @@ class Board:
 
     label: str = LABEL
     holders: dict[int, str] = field(default_factory=dict)
-    levels: dict[int, int] = field(default_factory=dict)  # an input drives none
+    levels: dict[int, int] = field(default_factory=dict)  # of claimed lines
     history: list[tuple[int, int | None]] = field(default_factory=list)
 
     def drive(self, number: int, level: int) -> None:
         self.levels[number] = level
         self.history.append((number, level))
+
+    def pull(self, number: int, level: int) -> None:
+        """An input: its level until somebody presses."""
+        self.levels[number] = level
 
     def let_go(self, number: int) -> None:
         del self.levels[number]
@@ -48,6 +52,12 @@ class Value(enum.Enum):
         return self is Value.ACTIVE
 
 
+class Bias(enum.Enum):
+    AS_IS = 1
+    PULL_UP = 4
+    PULL_DOWN = 5
+
+
 class Direction(enum.Enum):
     AS_IS = 1
     INPUT = 2
@@ -58,6 +68,7 @@ class Direction(enum.Enum):
 class LineSettings:
     direction: Direction = Direction.AS_IS
     active_low: bool = False
+    bias: Bias = Bias.AS_IS
     output_value: Value = Value.INACTIVE
 
 
@@ -66,14 +77,19 @@ class LineRequest:
         self._board = board
         self._config = config
         for number, settings in config.items():
-            assert settings.direction is Direction.OUTPUT
             board.holders[number] = consumer
+            if settings.direction is Direction.INPUT:
+                board.pull(number, int(settings.bias is Bias.PULL_UP))
+                continue
+            assert settings.direction is Direction.OUTPUT
             self._drive(number, settings.output_value)
 
     def get_value(self, line: int) -> Value:
         return Value(int(bool(self._board.levels[line]) != self._config[line].active_low))
 
     def set_value(self, line: int, value: Value) -> None:
+        if self._config[line].direction is not Direction.OUTPUT:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         self._drive(line, value)
 
     def release(self) -> None:
@@ -123,7 +139,7 @@ class GpiodModules:
 
     def load(self, name: str) -> Any:
         if name == "gpiod.line":
-            return SimpleNamespace(Value=Value, Direction=Direction)
+            return SimpleNamespace(Value=Value, Direction=Direction, Bias=Bias)
         if name == "gpiod":
             return SimpleNamespace(
                 Chip=lambda path: Chip(path, self._boards), LineSettings=LineSettings
@@ -144,13 +160,14 @@ class LgpioError(Exception):
 class RpiGpio:
     """The module ``RPi.GPIO``; ``flavour`` is ``original``, ``lgpio``, ``pi5`` or ``pc``."""
 
-    BCM, OUT, LOW, HIGH = 11, 0, 0, 1
+    BCM, OUT, IN, LOW, HIGH, PUD_DOWN, PUD_UP = 11, 0, 1, 0, 1, 21, 22
 
     def __init__(self, board: Board, flavour: str = "original") -> None:
         self._board = board
         self._flavour = flavour
         self._mode: int | None = None
         self._outputs: set[int] = set()
+        self._inputs: set[int] = set()
         if flavour == "lgpio":
             self.lgpio = SimpleNamespace(error=LgpioError)
 
@@ -168,14 +185,22 @@ class RpiGpio:
             raise ValueError("A different mode has already been set!")
         self._mode = mode
 
-    def setup(self, channel: int, direction: int, *, initial: int) -> None:
-        assert (self._mode, direction) == (self.BCM, self.OUT)
+    def setup(
+        self, channel: int, direction: int, *, initial: int | None = None, pull_up_down: int = 20
+    ) -> None:
+        assert self._mode == self.BCM
+        assert (direction == self.OUT) == (initial is not None)
         if self._flavour == "pi5":
             raise RuntimeError("Cannot determine SOC peripheral base address")
         if self._flavour == "lgpio":
             if channel in self._board.holders:
                 raise LgpioError("'GPIO busy'")
             self._board.holders[channel] = "lg"
+        if initial is None:
+            assert pull_up_down in (self.PUD_DOWN, self.PUD_UP)
+            self._inputs.add(channel)
+            self._board.pull(channel, int(pull_up_down == self.PUD_UP))
+            return
         self._outputs.add(channel)
         self._board.drive(channel, initial)
 
@@ -185,12 +210,13 @@ class RpiGpio:
         self._board.drive(channel, value)
 
     def input(self, channel: int) -> int:
-        if channel not in self._outputs:
+        if channel not in self._outputs | self._inputs:
             raise RuntimeError("You must setup() the GPIO channel first")
         return self._board.levels[channel]
 
     def cleanup(self, channels: list[int]) -> None:
         for channel in channels:
-            if channel in self._outputs:
-                self._outputs.remove(channel)
+            if channel in self._outputs | self._inputs:
+                self._outputs.discard(channel)
+                self._inputs.discard(channel)
                 self._board.let_go(channel)

@@ -269,6 +269,8 @@ def test_lines_have_the_names_that_the_operator_gave_them(file: Path) -> None:
         ("[gpio]", '[switch]\nrelays = ["boost"]\n[gpio]', ":18: switch.relays: found boost, ex"),
         ("[gpio]", '[switch]\nrelays = ["main", "x"]\n[gpio]', "found 'x', expected one of main"),
         ("[gpio]", "[switch]\nstart_randomisation_min = 61\n[gpio]", "found 61, expected 0 to 60"),
+        ("[gpio]", "[gpio.buttons.main]\nline = 3\n[gpio]", "'main', an output too"),
+        ("[gpio]", '[gpio.buttons.b]\nline = 3\naction = "jump"\n[gpio]', "found 'jump'"),
         ('"gpiod"', '"sysfs"', "found 'sysfs', expected auto or gpiod"),
         ("[gpio.relays.main]\nline = 17\nactive_low = true", "relays = 5", "tables by name"),
     ],

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from firmware_node.adapters.daemon import DeviceDaemon, load_factory_image
+from firmware_node.adapters.gpio.buttons import LOOK_S
 from firmware_node.adapters.gpio.memory_lines import MemoryLines
 from firmware_node.adapters.storage import FileStorage
 from firmware_node.boundary import SetIndicator, SetRelay
@@ -40,10 +41,12 @@ line = 17
 active_low = true
 [gpio.indicators.load]
 line = 27
+[gpio.buttons.ask]
+line = 5
 """
 
 
-def test_effects_move_the_pins_and_a_stop_leaves_them_safe() -> None:
+def test_effects_move_the_pins_a_button_asks_and_a_stop_leaves_them_safe() -> None:
     with tempfile.TemporaryDirectory(prefix="fn-") as name:
         file = Path(name) / "hcalcs.toml"
         file.write_text(CONFIG.format(root=name))
@@ -57,11 +60,16 @@ def test_effects_move_the_pins_and_a_stop_leaves_them_safe() -> None:
                 await asyncio.sleep(0)
             port = daemon._gpio
             assert isinstance(port, MemoryLines)
-            assert port.levels == {17: 1, 27: 0}  # both off
+            assert port.levels == {17: 1, 27: 0, 5: 1}  # all off
             daemon._perform(SetRelay("main", True))
             daemon._perform(SetIndicator("load", True))
             daemon._perform(SetIndicator("joined", True))  # has no line here
-            assert port.levels == {17: 0, 27: 1}
+            assert port.levels == {17: 0, 27: 1, 5: 1}
+            while not daemon._answer:  # a finger stays until something happens
+                port.levels[5] ^= 1
+                for _ in range(3):
+                    await asyncio.sleep(LOOK_S)
+            assert daemon._answer.text == "asking the OTA server"
             os.kill(os.getpid(), signal.SIGTERM)
             return await running, port
 

@@ -32,22 +32,27 @@ class Bench:
     port: RelayPort
     level: Callable[[int], int | None]  # None: not driven
     edges: Callable[[], int]
+    press: Callable[[int, int], None]  # an input gets this level from outside
 
 
 def gpiod_bench(board: Board) -> Bench:
     modules = GpiodModules({"/dev/gpiochip0": Board("other"), "/dev/gpiochip4": board})
     port = GpiodLines(load=modules.load, devices=modules.devices)
-    return Bench(port, board.levels.get, lambda: len(board.history))
+    return Bench(port, board.levels.get, lambda: len(board.history), board.pull)
 
 
 def rpi_bench(board: Board, flavour: str) -> Bench:
     port = RpiLines(load=RpiGpio(board, flavour).load)
-    return Bench(port, board.levels.get, lambda: len(board.history))
+    return Bench(port, board.levels.get, lambda: len(board.history), board.pull)
 
 
 def memory_bench(board: Board) -> Bench:
     port = MemoryLines(held_by=board.holders)
-    return Bench(port, lambda number: port.levels.get(number), lambda: len(port.edges))
+
+    def press(number: int, level: int) -> None:
+        port.levels[number] = level
+
+    return Bench(port, lambda number: port.levels.get(number), lambda: len(port.edges), press)
 
 
 BENCHES: dict[str, Callable[[Board], Bench]] = {
@@ -170,6 +175,21 @@ def test_a_held_line_is_named_and_no_other_is_kept(name: str) -> None:
     assert board.holders == {27: "w1"}
     bench.port.claim(MAIN)
     assert bench.level(17) == 0
+
+
+@every_back_end
+@pytest.mark.parametrize("active_low", [False, True])
+def test_an_input_is_pulled_off_and_read_and_never_driven(name: str, active_low: bool) -> None:
+    bench = BENCHES[name](Board())
+    bench.port.claim(MAIN | {"button": LineSpec(5, active_low, is_input=True)})
+    before = bench.edges()
+    assert bench.port.get("button") is False
+    for on in (True, False):
+        bench.press(5, int(on != active_low))
+        assert bench.port.get("button") is on
+    assert bench.edges() == before
+    bench.port.release({"main": False})
+    assert (bench.level(5), bench.level(17)) == (None, None)
 
 
 @every_back_end
@@ -341,7 +361,8 @@ def test_the_fake_gpiod_has_the_shape_of_the_real_one() -> None:
         inspect.signature(gpiod.LineSettings).parameters
     )
     assert {"ACTIVE", "INACTIVE"} <= set(line.Value.__members__)
-    assert "OUTPUT" in line.Direction.__members__
+    assert {"INPUT", "OUTPUT"} <= set(line.Direction.__members__)
+    assert {"PULL_UP", "PULL_DOWN"} <= set(line.Bias.__members__)
     for method in ("set_value", "get_value", "release"):
         assert hasattr(gpiod.LineRequest, method)
     with pytest.raises(UnusableError, match="no chip"):  # the real one, on what is no chip

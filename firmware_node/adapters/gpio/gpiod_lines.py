@@ -115,14 +115,7 @@ class GpiodLines:
     def _request_lines(self, chip: Any, lines: Mapping[str, LineSpec]) -> Any:
         if not lines:
             return None
-        settings = {
-            spec.number: self._gpiod.LineSettings(
-                direction=self._line.Direction.OUTPUT,
-                active_low=spec.active_low,
-                output_value=self._value(spec.initial),
-            )
-            for spec in lines.values()
-        }
+        settings = {spec.number: self._settings(spec) for spec in lines.values()}
         try:
             return chip.request_lines(consumer=CONSUMER, config=settings)
         except OSError as error:
@@ -134,6 +127,20 @@ class GpiodLines:
             raise EnvironmentFailure(
                 f"lines {numbers} on {self._label}: {error.strerror or error}"
             ) from error
+
+    def _settings(self, spec: LineSpec) -> Any:
+        if spec.is_input:
+            bias = self._line.Bias
+            return self._gpiod.LineSettings(
+                direction=self._line.Direction.INPUT,
+                active_low=spec.active_low,
+                bias=bias.PULL_UP if spec.active_low else bias.PULL_DOWN,
+            )
+        return self._gpiod.LineSettings(
+            direction=self._line.Direction.OUTPUT,
+            active_low=spec.active_low,
+            output_value=self._value(spec.initial),
+        )
 
     def _value(self, on: bool) -> Any:
         return self._line.Value.ACTIVE if on else self._line.Value.INACTIVE

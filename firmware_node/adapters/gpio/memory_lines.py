@@ -36,7 +36,7 @@ class MemoryLines:
         self._held_by = held_by or {}
         self._clock = clock
         self._lines: Mapping[str, LineSpec] = {}
-        self.levels: dict[int, int] = {}  # of the claimed pins
+        self.levels: dict[int, int] = {}  # of the claimed pins; a test may change an input's
         self.edges: deque[Edge] = deque(maxlen=EDGES_KEPT)
 
     def claim(self, lines: Mapping[str, LineSpec]) -> None:
@@ -48,7 +48,10 @@ class MemoryLines:
                 raise held(spec.number, CHIP, self._held_by[spec.number])
         self._lines = dict(lines)
         for name, spec in lines.items():
-            self.set(name, spec.initial)
+            if spec.is_input:
+                self.levels[spec.number] = int(spec.active_low)  # nobody presses it
+            else:
+                self.set(name, spec.initial)
 
     def set(self, name: str, on: bool) -> None:
         """See ``boundary.RelayPort``."""

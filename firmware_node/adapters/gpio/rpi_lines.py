@@ -42,8 +42,7 @@ class RpiLines:
         try:
             self._gpio.setmode(self._gpio.BCM)
             for spec in lines.values():
-                level = self._level(spec, spec.initial)
-                self._gpio.setup(spec.number, self._gpio.OUT, initial=level)
+                self._setup(spec)
                 taken.append(spec.number)
         except self._errors as error:
             if taken:
@@ -53,7 +52,7 @@ class RpiLines:
                 raise held(number, CHIP, "another program") from error
             raise UnusableError(f"RPi.GPIO cannot drive lines here ({error})") from error
         self._lines = dict(lines)
-        self._on = {name: spec.initial for name, spec in lines.items()}
+        self._on = {n: spec.initial for n, spec in lines.items() if not spec.is_input}
 
     def set(self, name: str, on: bool) -> None:
         """See ``boundary.RelayPort``."""
@@ -88,6 +87,14 @@ class RpiLines:
                 for name, spec in self._lines.items()
             },
         }
+
+    def _setup(self, spec: LineSpec) -> None:
+        gpio = self._gpio
+        if spec.is_input:
+            pull = gpio.PUD_UP if spec.active_low else gpio.PUD_DOWN
+            gpio.setup(spec.number, gpio.IN, pull_up_down=pull)
+        else:
+            gpio.setup(spec.number, gpio.OUT, initial=self._level(spec, spec.initial))
 
     def _level(self, spec: LineSpec, on: bool) -> Any:
         return self._gpio.HIGH if on != spec.active_low else self._gpio.LOW

@@ -406,7 +406,9 @@ def _hub(args: argparse.Namespace) -> int:
             raise ConfigError("usage: firmware-node hub clock set TIME [--hub SOCKET]")
         return _hub_clock(args, args.rest[1])
     if args.config == "load":
-        return _hub_load(args)
+        from firmware_node.cli_operator import hub_load
+
+        return hub_load(args)
     from firmware_node.adapters.hub_daemon import run_hub
     from firmware_node.adapters.service import Reload
     from firmware_node.config import read_hub_config
@@ -416,40 +418,6 @@ def _hub(args: argparse.Namespace) -> int:
     path = Path(args.config)
     config = read_hub_config(path)
     return run_hub(config, Reload(config, lambda: read_hub_config(path)))
-
-
-def _hub_load(args: argparse.Namespace) -> int:
-    """The hub plays the ESME: a load control event for an HCALCS, or its end."""
-    from urllib.parse import urlencode
-
-    match args.rest:
-        case [device, ("closed" | "open") as state, minutes]:
-            query = {"device": device, "state": state, "minutes": minutes}
-            if args.at:
-                query["start"] = args.at
-            if args.randomise:
-                query["randomise"] = "1"
-            method = "POST"
-        case [device, "cancel", *event] if len(event) < 2:
-            query = {"device": device} | ({"id": event[0]} if event else {})
-            method = "DELETE"
-        case _:
-            raise ConfigError(
-                "usage: firmware-node hub load DEVICE closed|open MINUTES, or load DEVICE cancel"
-                " [EVENT]"
-            )
-    return _told(args, _call(_hub_socket(args), method, f"/v1/load-events?{urlencode(query)}"))
-
-
-def _told(args: argparse.Namespace, documents: Iterable[dict[str, Any]]) -> int:
-    """Print what a daemon did, or why it did not; the exit code."""
-    from firmware_node.tools.render import printable
-
-    code = 0
-    for document in documents:
-        code = max(code, 0 if document["done"] else 1)
-        print(json.dumps(document) if args.json else printable(document["text"]))
-    return code
 
 
 def _hub_clock(args: argparse.Namespace, text: str) -> int:
@@ -508,6 +476,24 @@ def _config_schema(args: argparse.Namespace) -> int:
 
 
 # --- service user ---------------------------------------------------------------------------------
+
+
+def _relay(args: argparse.Namespace) -> int:
+    from firmware_node.cli_operator import relay
+
+    return relay(args)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from firmware_node.cli_operator import look_for_trouble
+
+    return look_for_trouble(args)
+
+
+def _config_api(args: argparse.Namespace) -> int:
+    from firmware_node.cli_operator import config_api
+
+    return config_api(args)
 
 
 def _dcc_send(args: argparse.Namespace) -> int:
@@ -855,38 +841,6 @@ def _control(args: argparse.Namespace) -> int:
         else:  # a hub's
             render.fields(document)
     return code
-
-
-def _doctor(args: argparse.Namespace) -> int:
-    import dataclasses
-
-    from firmware_node.tools import doctor, render
-
-    files = args.files or sorted(Path("/etc/firmware-node").glob("*.toml"))
-    findings = doctor.examine(doctor.this_machine(), files, args.port)
-    bad = any(finding.level == doctor.PROBLEM for finding in findings)
-    if args.json:
-        rows = [dataclasses.asdict(finding) for finding in findings]
-        print(json.dumps({"result": "problems" if bad else "ok", "findings": rows}))
-    else:
-        for finding in findings:
-            print(render.printable(f"{finding.level:<8} {finding.check:<14} {finding.found}"))
-            if finding.remedy:
-                print(render.printable(f"{'':<23} -> {finding.remedy}"))
-    return 1 if bad else 0
-
-
-def _config_api(args: argparse.Namespace) -> int:
-    from firmware_node.adapters.control_api import DEVICE_ROUTES, HUB_ROUTES, openapi
-
-    routes = HUB_ROUTES if args.what == "hub" else DEVICE_ROUTES
-    title = f"firmware_node {'hub' if args.what == 'hub' else 'device'}"
-    print(json.dumps(openapi(title, routes), indent=2))
-    return 0
-
-
-def _relay(args: argparse.Namespace) -> int:
-    return _told(args, _call(_device_socket(args), "POST", f"/v1/relay?state={args.state}"))
 
 
 def _call(

@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "demo": (*FOUNDATION, "adapters.control_client", "tools.render"),
     "cli": ("",),  # anything
     "cli_dcc": ("",),
+    "cli_operator": ("",),
 }
 # The two that know devices as well as hubs.
 MAY_IMPORT["rig.invariants"] = MAY_IMPORT["rig.fleet"] = ("node.",)

@@ -7,6 +7,7 @@ the first that fails ends it. OUT/result says ``passed`` or ``failed``.
 from __future__ import annotations
 
 import http.client
+import http.server
 import json
 import os
 import pwd
@@ -16,18 +17,22 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 TREE, OUT = Path(sys.argv[1]), Path(sys.argv[2])
 NODE = "/usr/local/bin/firmware-node"
 CONFIGURATION = Path("/etc/firmware-node")
 CURRENT = Path("/opt/firmware-node/current")
 PPMID = "00-DB-12-34-56-78-90-A4"
+HCALCS = "00-DB-12-34-56-78-90-A5"
 PPMID_UNIT, HUB_UNIT = "firmware-node@ppmid.service", "firmware-node@hub.service"
+HCALCS_UNIT, HCALCS_STATE = "firmware-node@hcalcs.service", Path("/var/lib/firmware-node/hcalcs")
+WEBHOOK_PORT = 8089
 IMAGE_SIZE = 512 * 1024  # bytes; some seconds over the virtual radio
 PROOF_DROP_IN = """
 [Service]
@@ -55,6 +60,24 @@ entity_id = "00-DB-12-34-56-78-90-A2"
 request_signature = "require"
 [keys]
 directory = "credential:keys"
+"""
+
+
+HCALCS_CONFIGURATION = f"""
+{DEVICE_CONFIGURATION.replace("ppmid", "hcalcs").replace(PPMID, HCALCS)}
+[gpio]
+backend = "memory"
+[gpio.relays.main]
+line = 17
+[notify.file]
+type = "file"
+path = "{HCALCS_STATE}/file.jsonl"
+[notify.command]
+type = "command"
+command = ["/bin/sh", "-c", "cat >>{HCALCS_STATE}/command.jsonl"]
+[notify.webhook]
+type = "webhook"
+url = "http://127.0.0.1:{WEBHOOK_PORT}/told"
 """
 
 
@@ -110,12 +133,12 @@ def events(name: str) -> list[dict[str, str]]:
     return [line for line in journal() if line.get("FIRMWARE_NODE_EVENT") == name]
 
 
-def status() -> dict[str, Any] | None:
-    """The device's own account; None while it does not answer."""
+def status(name: str = "ppmid") -> dict[str, Any] | None:
+    """A device's own account; None while it does not answer."""
     connection = http.client.HTTPConnection("localhost", timeout=5)
     connection.sock = socket.socket(socket.AF_UNIX)
     try:
-        connection.sock.connect("/run/firmware-node/ppmid/control.sock")
+        connection.sock.connect(f"/run/firmware-node/{name}/control.sock")
         connection.request("GET", "/v1/status")
         answer: dict[str, Any] = json.loads(connection.getresponse().read())
     except (OSError, http.client.HTTPException, ValueError):
@@ -305,6 +328,62 @@ def an_update_survives_kill_9_in_its_middle() -> None:
     wait(is_running, "running after the update")
 
 
+def the_doctor_finds_the_wrong_configuration_and_nothing_else() -> None:
+    """Every file in /etc/firmware-node, as root sees them."""
+    document = json.loads(run(NODE, "doctor", "--json", code=1))
+    bad = [found for found in document["findings"] if found["level"] == "problem"]
+    expect(len(bad) == 1 and "wrong.toml" in bad[0]["found"], f"problems: {bad}")
+    expect(bad[0]["remedy"], "without a remedy")
+
+
+class Webhook(http.server.BaseHTTPRequestHandler):
+    """Keeps what is posted."""
+
+    posted: ClassVar[list[dict[str, Any]]] = []
+
+    def do_POST(self) -> None:
+        """See ``http.server``."""
+        size = int(self.headers["content-length"])
+        self.posted.append(json.loads(self.rfile.read(size)))
+        self.send_response(204)
+        self.end_headers()
+
+
+def a_second_instance_moves_its_relay_and_tells_a_file_a_command_and_a_webhook() -> None:
+    """An HCALCS beside the PPMID; load control by the hub; sinks inside the sandbox."""
+    (CONFIGURATION / "hcalcs.toml").write_text(HCALCS_CONFIGURATION)
+    shutil.copytree("/root/keys", CONFIGURATION / "keys/hcalcs")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", WEBHOOK_PORT), Webhook)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def switch() -> dict[str, Any]:
+        found = status("hcalcs")
+        return found["switch"] if found else {}
+
+    run("systemctl", "start", HCALCS_UNIT)
+    wait(lambda: switch().get("esme") is not None, "the ESME is found")
+    run(NODE, "hub", "load", HCALCS, "closed", "10")
+    wait(lambda: switch().get("switch") == "closed", "the relay closes")
+    words = "idle: running version 00000001 in bank A; the switch is closed"
+    wait(lambda: shown(HCALCS_UNIT, "StatusText") == words, "STATUS of a closed switch")
+    told = {
+        "file": lambda: (HCALCS_STATE / "file.jsonl").read_text(),
+        "command": lambda: (HCALCS_STATE / "command.jsonl").read_text(),
+        "webhook": lambda: "".join(json.dumps(document) + "\n" for document in Webhook.posted),
+    }
+
+    def everybody_knows() -> bool:
+        return all('"state": "closed"' in text() for text in told.values())
+
+    wait(everybody_knows, "file, command and webhook are told")
+    for name, text in told.items():
+        numbers = [json.loads(line)["n"] for line in text().splitlines()]
+        expect(numbers == sorted(numbers), f"{name}: out of order: {numbers}")
+    run("systemctl", "stop", HCALCS_UNIT)
+    server.shutdown()
+    expect(shown(HCALCS_UNIT, "Result") == "success", shown(HCALCS_UNIT, "Result"))
+
+
 def the_journal_has_fields_and_no_key() -> None:
     """Notifications with their fields; no octet of a private key."""
     confirmed = events("image_confirmed")
@@ -399,6 +478,8 @@ STEPS = (
     a_hanging_daemon_is_killed_by_the_watchdog,
     a_killed_daemon_is_started_again,
     an_update_survives_kill_9_in_its_middle,
+    the_doctor_finds_the_wrong_configuration_and_nothing_else,
+    a_second_instance_moves_its_relay_and_tells_a_file_a_command_and_a_webhook,
     the_journal_has_fields_and_no_key,
     a_release_that_does_not_get_ready_is_switched_back,
     a_release_that_gets_ready_takes_over,

@@ -366,7 +366,7 @@ def a_second_instance_moves_its_relay_and_tells_a_file_a_command_and_a_webhook()
     wait(lambda: switch().get("switch") == "closed", "the relay closes")
     words = "idle: running version 00000001 in bank A; the switch is closed"
     wait(lambda: shown(HCALCS_UNIT, "StatusText") == words, "STATUS of a closed switch")
-    told = {
+    told: dict[str, Callable[[], str]] = {
         "file": lambda: (HCALCS_STATE / "file.jsonl").read_text(),
         "command": lambda: (HCALCS_STATE / "command.jsonl").read_text(),
         "webhook": lambda: "".join(json.dumps(document) + "\n" for document in Webhook.posted),

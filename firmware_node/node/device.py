@@ -536,7 +536,10 @@ def _due(at: int | None, now_ms: int) -> bool:
 
 
 def _tells(effects: Sequence[Effect]) -> bool:
-    return any(type(effect) is not SendFrame for effect in effects)
+    for effect in effects:  # for every block, so no generator
+        if type(effect) is not SendFrame:
+            return True
+    return False
 
 
 def _image_notify(name: str, image: VerifiedImage) -> Notify:

@@ -69,7 +69,8 @@ class CommsHub:
         self._counter = OwnCounter(settings.first_counter, records, "hub/counter")
         self._ota = OtaServer(settings, self._peers, self.utc)
         self._tunnels = TunnelClient(settings)
-        self._load = LoadControl(self.utc)
+        # In seconds where counters are milliseconds: a hub schedules no two events in one.
+        self._load = LoadControl(self.utc, settings.first_counter // 1000 & 0x7FFFFFFF)
 
     @property
     def wake_at(self) -> int | None:

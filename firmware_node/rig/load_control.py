@@ -28,17 +28,22 @@ from firmware_node.wire.zcl import Status
 SIMPLE_LOADS = 0x0080  # the device class bit for residential on/off loads
 ON, OFF = 100, 0  # duty cycles that close and open an HCALCS's switch
 EVENTS_MAX = 64  # of one device
+REPORTS_MAX = 1000  # of all; whoever reports names the event, so there is no end to them
 
 
 class LoadControl:
-    """One for all devices of a hub; ``utc`` tells the hub's time."""
+    """One for all devices of a hub; ``utc`` tells the hub's time.
 
-    def __init__(self, utc: Callable[[int], int]) -> None:
+    Event ids follow ``last_event_id``, which must rise from life to life: a device may still hold
+    the events of the one before.
+    """
+
+    def __init__(self, utc: Callable[[int], int], last_event_id: int = 0) -> None:
         self._utc = utc
         self._events: dict[EntityId, list[LoadControlEvent]] = {}
         self._reports: dict[tuple[EntityId, int], int] = {}
         self._sequence = 0
-        self._event_id = 0
+        self._event_id = last_event_id
 
     def ask(
         self, item: ScheduleLoad | CancelLoad, peer: Peer | None, now_ms: int
@@ -152,7 +157,7 @@ class LoadControl:
                 return tuple(self._tell(peer, event) for event in found[:limit])
             case drlc.TO_SERVER_REPORT_EVENT_STATUS:
                 report = drlc.decode_report_event_status(body)
-                self._reports[peer.entity_id, report.issuer_event_id] = report.status
+                self._keep(peer.entity_id, report)
                 return (
                     Notify(
                         "load_event_reported",
@@ -164,6 +169,14 @@ class LoadControl:
                     ),
                 )
         return (default_response(frame, header, Status.UNSUP_CLUSTER_COMMAND),)
+
+    def _keep(self, device: EntityId, report: drlc.ReportEventStatus) -> None:
+        """The newest report stands last, and the oldest goes when there are too many."""
+        key = device, report.issuer_event_id
+        self._reports.pop(key, None)
+        self._reports[key] = report.status
+        if len(self._reports) > REPORTS_MAX:
+            del self._reports[next(iter(self._reports))]
 
     def _scheduled(self, device: EntityId, now_ms: int) -> list[LoadControlEvent]:
         """The events of a device that are not over; the list itself."""

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from firmware_node.boundary import Effect, Frame, Notify, SendFrame
+from dataclasses import replace
+
+from firmware_node.boundary import (
+    Answer,
+    CancelLoad,
+    Effect,
+    Frame,
+    Notify,
+    ScheduleLoad,
+    SendFrame,
+)
 from firmware_node.rig.hub_terms import Peer
-from firmware_node.rig.load_control import EVENTS_MAX, LoadControl
+from firmware_node.rig.load_control import EVENTS_MAX, REPORTS_MAX, LoadControl
 from firmware_node.terms import EntityId, ShortAddress
 from firmware_node.wire import drlc, zcl
 from firmware_node.wire.drlc import GetScheduledEvents, LoadControlEvent, ReportEventStatus
@@ -102,3 +112,49 @@ def test_a_device_has_a_bounded_schedule_and_unknown_commands_are_answered() -> 
     assert isinstance(note, Notify) and note.name == "load_event_not_scheduled"
     assert len(events_of(ask(esme, GetScheduledEvents(0)))) == EVENTS_MAX
     assert default_of(say(esme, 0x55, b"")) == Status.UNSUP_CLUSTER_COMMAND
+
+
+def test_reports_of_any_number_of_events_are_bounded_and_the_newest_stay() -> None:
+    esme = control()
+    for number in range(REPORTS_MAX + 2):
+        body = drlc.encode_report_event_status(ReportEventStatus(number, 2, UTC))
+        say(esme, drlc.TO_SERVER_REPORT_EVENT_STATUS, body)
+    assert len(esme.reports()) == REPORTS_MAX
+    assert esme.report()[0]["id"] == 2
+    last = {"entity_id": str(PEER.entity_id), "id": REPORTS_MAX + 1, "status": "started"}
+    assert esme.report()[-1] == last
+
+
+def test_event_ids_go_on_where_the_life_before_may_have_ended() -> None:
+    assert LoadControl(lambda _: UTC, 4_000).new_event(True, 30).issuer_event_id == 4_001
+
+
+def test_an_operator_schedules_randomised_events_and_takes_them_back() -> None:
+    esme = control()
+    device = PEER.entity_id
+    wanted = ScheduleLoad(device, closed=False, duration_min=30, randomise=True)
+    answer, *sent = esme.ask(wanted, PEER, 0)
+    assert answer == Answer(done=True, text="event 1 is scheduled")
+    (event,) = events_of(tuple(sent))
+    assert (event.duty_cycle, event.event_control) == (0, 3)
+    answer, sent_back = esme.ask(CancelLoad(device, 1), PEER, 0)
+    assert answer == Answer(done=True, text="event 1 is taken back")
+    assert isinstance(sent_back, SendFrame)
+    answer, _ = esme.ask(CancelLoad(device), PEER, 0)
+    assert answer == Answer(done=True, text="every event is taken back")
+
+
+def test_an_operator_is_told_in_words_what_cannot_be_scheduled() -> None:
+    esme = control()
+    device = PEER.entity_id
+    good = ScheduleLoad(device, closed=True, duration_min=30)
+    (answer,) = esme.ask(good, None, 0)
+    assert answer == Answer(done=False, text=f"{device} has not joined")
+    for minutes in (0, 1441):
+        (answer,) = esme.ask(replace(good, duration_min=minutes), PEER, 0)
+        assert answer == Answer(done=False, text=f"found {minutes} minutes, expected 1 to 1440")
+    for _ in range(EVENTS_MAX):
+        esme.ask(good, PEER, 0)
+    answer, note = esme.ask(good, PEER, 0)
+    assert answer == Answer(done=False, text=f"{device} has too many events")
+    assert isinstance(note, Notify)

@@ -536,7 +536,7 @@ def _due(at: int | None, now_ms: int) -> bool:
 
 
 def _tells(effects: Sequence[Effect]) -> bool:
-    for effect in effects:  # for every block, so no generator
+    for effect in effects:  # noqa: SIM110 - for every block, and a generator costs more
         if type(effect) is not SendFrame:
             return True
     return False

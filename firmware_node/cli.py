@@ -147,6 +147,8 @@ def _parser() -> argparse.ArgumentParser:
     _image_verbs(verbs)
     _key_verbs(verbs)
 
+    _radio_verbs(verbs)
+
     for name, text in (
         ("status", "what a daemon does"),
         ("banks", "what its banks hold"),
@@ -343,6 +345,65 @@ def _key_verbs(verbs: Any) -> None:
         verb.add_argument("--at", metavar="TIME", type=_moment, help="judge dates then, not now")
 
 
+def _radio_verbs(verbs: Any) -> None:
+    radio = _group(verbs, "radio", "ZNP radios")
+    virtual = _verb(radio, "virtual", _radio_virtual, "a virtual ZNP stick on a pty or TCP port")
+    port = virtual.add_mutually_exclusive_group(required=True)
+    port.add_argument("--tcp", metavar="HOST:PORT", type=_address)
+    port.add_argument("--pty", metavar="LINK", type=Path, help="a link to the pseudo-terminal")
+    virtual.add_argument("--nv", metavar="FILE", type=Path, help="keep the NV memory here")
+    virtual.add_argument("--nv-dump", metavar="FILE", type=Path, help="begin with a real stick's")
+    virtual.add_argument("--air", metavar="SOCKET", type=Path, help="shared with other sticks")
+    virtual.add_argument("--product", type=int, choices=[1, 2], default=1, help="CC2652 or CC2531")
+    virtual.add_argument("--ieee", metavar="EUI64", help="default: random, then that of --nv")
+    virtual.add_argument("--baud", type=_whole(1), help="pace the serial line; default: do not")
+    virtual.add_argument("--profile", choices=["strict", "lenient"], default="strict")
+    virtual.add_argument("--no-fragmentation", action="store_true")
+    virtual.add_argument(
+        "--stack-revision",
+        type=int,
+        choices=[20, 21, 22],
+        default=22,
+        help="a trust centre below 21 exchanges no link keys, as in Smart Energy 1.x",
+    )
+    virtual.add_argument("--pcap", metavar="FILE", type=Path, help="and the keys in FILE.keys")
+    virtual.add_argument("--counters", metavar="FILE", type=Path, help="unknown commands and more")
+    virtual.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="KIND:N",
+        help="at the N-th AF data request: no-srsp, buffer-full, reset-at, vanish-at[:MS away]",
+    )
+    air = virtual.add_argument_group("the air, where this stick carries it")
+    air.add_argument("--seed", type=int, default=0)
+    air.add_argument("--airtime", action="store_true", help="250 kbit/s and CSMA")
+    air.add_argument("--latency-ms", type=_share(1000), default=0.0)
+    air.add_argument("--loss", type=_share(1), default=0.0, help="chance, 0 to 1")
+    air.add_argument("--ack-loss", type=_share(1), default=0.0)
+    air.add_argument("--duplication", type=_share(1), default=0.0)
+    air.add_argument("--reordering", type=_share(1), default=0.0)
+    air.add_argument("--coalesce-ms", type=_share(1000), default=0.0)
+    listed = _verb(radio, "list", _radio_list, "serial ports, and what may be plugged in there")
+    probe = _verb(radio, "probe", _radio_probe, "what a ZNP stick is; changes nothing in it")
+    selftest = _verb(radio, "selftest", _radio_selftest, "try a stick line by line; erases it")
+    for verb in (probe, selftest):
+        verb.add_argument("port", metavar="PORT", help="a path, or socket://HOST:PORT")
+    on_air = selftest.add_mutually_exclusive_group()
+    on_air.add_argument("--peer", metavar="PORT", help="a second stick, for the on-air lines")
+    selftest.add_argument("--erase", action="store_true", help="also a stick on a network")
+    selftest.add_argument("--keep", action="store_true", help="leave it as the last line does")
+    on_air.add_argument(
+        "--join", action="store_true", help="no peer: join a network that you open for it"
+    )
+    selftest.add_argument("--channel", type=_channel, default=15, help="of the peer's network")
+    selftest.add_argument(
+        "--install-code", metavar="HEX", type=_install_code, help="with or without CRC"
+    )
+    for verb in (listed, probe, selftest):
+        verb.add_argument("--json", action="store_true")
+
+
 _KINDS = ["gb-supplier-signed", "gb-plain", "zigbee"]
 
 
@@ -351,6 +412,52 @@ def _number(text: str) -> int:
         if 0 <= int(text, 0) <= 0xFFFF:
             return int(text, 0)
     raise argparse.ArgumentTypeError(f"found {text!r}, expected 0 to 0xFFFF")
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if host and port.isdigit() and int(port) <= 0xFFFF:
+        return host.strip("[]"), int(port)
+    raise argparse.ArgumentTypeError(f"found {text!r}, expected HOST:PORT")
+
+
+def _channel(text: str) -> int:
+    if text.isdigit() and 11 <= int(text) <= 26:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"found {text!r}, expected 11 to 26")
+
+
+def _install_code(text: str) -> bytes:
+    from firmware_node.crypto import install_code_crc, install_code_key
+
+    try:
+        code = bytes.fromhex(text)
+        code += install_code_crc(code) if len(code) == 16 else b""
+        install_code_key(code)
+        if len(code) == 18:
+            return code
+    except (ValueError, DecodeError):
+        pass
+    raise argparse.ArgumentTypeError("expected 16 octets in hexadecimal, or 18 with their CRC")
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if text.isdigit() and int(text) >= least:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number from {least}")
+
+    return read
+
+
+def _share(most: float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if 0 <= float(text) <= most:
+                return float(text)
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected 0 to {most}")
+
+    return read
 
 
 def _moment(text: str) -> int:
@@ -880,6 +987,64 @@ def _device_socket(args: argparse.Namespace) -> Path:
         names = " ".join(path.parent.name for path in found)
         raise ConfigError(f"several daemons ({names}): say which one with --socket PATH")
     return found[0] if found else runtime_directory() / "NAME" / "control.sock"
+
+
+def _radio_virtual(args: argparse.Namespace) -> int:
+    from firmware_node.adapters.virtual_stick import VirtualOptions, serve
+    from firmware_node.terms import EntityId
+    from firmware_node.virtual.air import AirSettings
+    from firmware_node.virtual.stick import Fault, StickSettings
+
+    ieee = None if args.ieee is None else EntityId.parse(args.ieee).octets[::-1]
+    return serve(
+        VirtualOptions(
+            tcp=args.tcp,
+            pty=args.pty,
+            nv=args.nv,
+            nv_dump=args.nv_dump,
+            air=args.air,
+            product=args.product,
+            ieee=ieee,
+            baud=args.baud,
+            pcap=args.pcap,
+            counters=args.counters,
+            stick=StickSettings(
+                strict=args.profile == "strict",
+                fragmentation=not args.no_fragmentation,
+                stack_revision=args.stack_revision,
+                seed=args.seed,
+                faults=tuple(Fault.parse(text) for text in args.fault),
+            ),
+            medium=AirSettings(
+                seed=args.seed,
+                airtime=args.airtime,
+                latency_us=round(args.latency_ms * 1000),
+                loss=args.loss,
+                ack_loss=args.ack_loss,
+                duplication=args.duplication,
+                reordering=args.reordering,
+                coalesce_us=round(args.coalesce_ms * 1000),
+            ),
+        )
+    )
+
+
+def _radio_list(args: argparse.Namespace) -> int:
+    from firmware_node.cli_radio import list_ports
+
+    return list_ports(args)
+
+
+def _radio_probe(args: argparse.Namespace) -> int:
+    from firmware_node.cli_radio import probe
+
+    return probe(args)
+
+
+def _radio_selftest(args: argparse.Namespace) -> int:
+    from firmware_node.cli_radio import selftest
+
+    return selftest(args)
 
 
 def _hub_socket(args: argparse.Namespace) -> Path:

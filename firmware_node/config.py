@@ -71,14 +71,34 @@ class KeysSection:
 
 
 @dataclass(frozen=True)
+class JoinerEntry:
+    """``[[radio.joiners]]``: a device whose key the hub's trust centre knows; one of the two."""
+
+    entity_id: str
+    install_code: str | None = None
+    link_key: str | None = None
+
+
+@dataclass(frozen=True)
 class RadioSection:
-    """``[radio]``."""
+    """``[radio]``. All behind ``path`` is for ``znp``; a hub's role is always coordinator."""
 
     type: str = "virtual"
     air: str = ""  # default: air.sock among the sockets
     path: str | None = None
     role: str = "end-device"
     profile: str = "strict"
+    baud: int = 115200
+    eui64: str = "entity-id"  # or "stick": leave it the name that it has
+    channels: tuple[int, ...] = tuple(range(11, 27))
+    extended_pan_id: str | None = None  # the only network to join, or the one to form
+    install_code: str | None = None  # of this device, with its CRC
+    link_key: str | None = None  # instead: the key itself
+    aps_security: bool = False  # ask for it on every unicast; both ends need the link key
+    give_up_s: int = 600  # that a stick may be gone; 0: for ever
+    permit: bool = True  # of a hub: whoever wants to may join
+    require_install_code: bool = False  # of a hub: only the joiners below
+    joiners: tuple[JoinerEntry, ...] = ()  # of a hub
 
 
 @dataclass(frozen=True)
@@ -252,6 +272,7 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "radio.type": ["virtual", "znp"],
     "radio.role": ["end-device", "router"],
     "radio.profile": ["strict", "lenient"],
+    "radio.eui64": ["entity-id", "stick"],
     "dcc.request_signature": ["warn", "require"],
     "gpio.buttons.*.action": ["query", "reboot"],
     "gpio.backend": ["auto", "gpiod", "rpi-gpio", "memory", "none"],
@@ -280,6 +301,8 @@ RANGES: Mapping[str, tuple[int, int]] = {
     "switch.ask_retry_first_ms": (100, 3_600_000),
     "switch.ask_retry_last_ms": (100, 3_600_000),
     "hub.block_size_max": (1, 255),
+    "radio.channels": (11, 26),  # of IEEE 802.15.4 at 2.4 GHz
+    "radio.baud": (1200, 4_000_000),
     "dcc.inventory.manufacturer_code": (0, 0xFFFF),
     "dcc.inventory.model": (0, 0xFFFF),
     "dcc.inventory.hardware_version": (0, 0xFFFF),
@@ -291,11 +314,14 @@ _ENTITIES = (
     "hub.entity_id",
     "dcc.acb",
     "dcc.inventory.entity_id",
+    "radio.joiners.entity_id",
 )
 # What a text must look like, and how that is said.
 _ALERT_CODE = (re.compile(r"N\d{1,3}|AD1"), "a DCC alert code such as N60")
 _GBCS_VERSION = (re.compile(r"\d{1,3}\.\d{1,3}"), "a GBCS version such as 4.1")
 _URL = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(:\d{1,5})?(/[!-~]*)?")
+_INSTALL_CODE = (re.compile(r"[0-9A-Fa-f]{36}"), "36 hexadecimal digits, the CRC the last four")
+_LINK_KEY = (re.compile(r"[0-9A-Fa-f]{32}"), "32 hexadecimal digits")
 PATTERNS: Mapping[str, tuple[re.Pattern[str], str]] = {
     "dcc.delivered_alert": _ALERT_CODE,
     "dcc.not_delivered_alert": _ALERT_CODE,
@@ -304,6 +330,11 @@ PATTERNS: Mapping[str, tuple[re.Pattern[str], str]] = {
     "dcc.gbcs_version": _GBCS_VERSION,
     "dcc.gbcs_version_min": _GBCS_VERSION,
     "dcc.inventory.gbcs_version": _GBCS_VERSION,
+    "radio.install_code": _INSTALL_CODE,
+    "radio.joiners.install_code": _INSTALL_CODE,
+    "radio.link_key": _LINK_KEY,
+    "radio.joiners.link_key": _LINK_KEY,
+    "radio.extended_pan_id": (re.compile(r"[0-9A-Fa-f]{16}"), "16 hexadecimal digits"),
     "dcc.inventory.firmware_version": (re.compile(r"[0-9A-Fa-f]{8}"), "8 hexadecimal digits"),
 }
 
@@ -571,13 +602,11 @@ def _value(text: _Text, name: str, value: Any, hint: Any) -> Any:
         return {key: _value(text, f"{name}.{key}", entry, kind) for key, entry in value.items()}
     if get_origin(hint) is tuple:
         kind = get_args(hint)[0]
-        raw, expected = (
-            (dict, "a list of tables") if kind is not str else (str, "a list of strings")
-        )
-        if not isinstance(value, list) or not all(isinstance(entry, raw) for entry in value):
+        raw, expected = _LISTS.get(kind, (dict, "a list of tables"))
+        if not isinstance(value, list) or not all(type(entry) is raw for entry in value):
             raise _wrong(text, name, _found(value), expected)
-        if kind is str:
-            return tuple(value)
+        if kind in _LISTS:
+            return tuple(_value(text, name, entry, kind) for entry in value)
         return tuple(_build(text, f"{name}.", entry, kind) for entry in value)
     if type(value) is not hint:
         raise _wrong(text, name, _found(value), _TYPES[hint])
@@ -602,6 +631,7 @@ def _value(text: _Text, name: str, value: Any, hint: Any) -> Any:
 
 _BY_NAME = re.compile(r"^(notify|gpio\.(?:relays|indicators|buttons))\.[^.]+")
 _TYPES = {str: "a string", int: "a whole number", bool: "true or false"}
+_LISTS = {str: (str, "a list of strings"), int: (int, "a list of whole numbers")}
 _SCHEMA_TYPES = {str: "string", int: "integer", bool: "boolean"}
 _KINDS = {str: "the string ", int: "the number ", float: "the number "}
 
@@ -639,7 +669,9 @@ def _schema_of(kind: Any, prefix: str) -> dict[str, Any]:
             continue
         if get_origin(hint) is tuple:
             inner = get_args(hint)[0]
-            items = {"type": "string"} if inner is str else _schema_of(inner, f"{name}.")
+            items = (
+                {"type": _SCHEMA_TYPES[inner]} if inner in _LISTS else _schema_of(inner, f"{name}.")
+            )
             shape: dict[str, Any] = {"type": "array", "items": items}
         else:
             shape = {"type": _SCHEMA_TYPES[hint]}
@@ -662,8 +694,22 @@ def _schema_of(kind: Any, prefix: str) -> dict[str, Any]:
 
 def _checked_radio(text: _Text, radio: RadioSection) -> RadioSection:
     if radio.type == "znp":
-        raise _wrong(text, "radio.type", "'znp', which is not available yet", "virtual")
+        return _checked_stick(text, radio)
     if not radio.air:
         radio = dataclasses.replace(radio, air=str(runtime_directory() / "air.sock"))
     _check_socket(text, "radio.air", radio.air)
+    return radio
+
+
+def _checked_stick(text: _Text, radio: RadioSection) -> RadioSection:
+    if not radio.path:
+        raise _wrong(text, "radio.path", "none", "a serial port, a pty or socket://HOST:PORT")
+    if not radio.channels:
+        raise _wrong(text, "radio.channels", "none", "at least one of 11 to 26")
+    if radio.install_code and radio.link_key:
+        raise _wrong(text, "radio.link_key", "an install code besides", "one of the two")
+    for joiner in radio.joiners:
+        if (joiner.install_code is None) == (joiner.link_key is None):
+            found = f"{joiner.entity_id} with both or none"
+            raise _wrong(text, "radio.joiners", found, "one of the two keys")
     return radio

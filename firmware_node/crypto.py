@@ -31,11 +31,11 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
     encode_dss_signature,
 )
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 
-from firmware_node.errors import ConfigError, KeyMissingError
+from firmware_node.errors import ConfigError, DecodeError, KeyMissingError
 from firmware_node.terms import EntityId, Role
 
 TAG_SIZE = 12  # octets of an AES-GCM tag that GBCS sends
@@ -168,6 +168,66 @@ def _mmo_blocks(state: bytes, data: bytes) -> bytes:
         mixed = int.from_bytes(sealed, "big") ^ int.from_bytes(block, "big")
         state = mixed.to_bytes(16, "big")
     return state
+
+
+def keyed_hash(key: bytes, data: bytes) -> bytes:
+    """HMAC over AES-MMO: what key-transport and key-load keys are made with.
+
+    Source: ZigBee specification B.1.4 and 4.5.3.
+    """
+    inner = aes_mmo(bytes(octet ^ 0x36 for octet in key) + data)
+    return aes_mmo(bytes(octet ^ 0x5C for octet in key) + inner)
+
+
+def install_code_key(code: bytes) -> bytes:
+    """The link key of an install code given with its CRC, 8 to 18 octets.
+
+    Raises:
+        DecodeError: a size no install code has, or a wrong CRC.
+    """
+    if len(code) not in (8, 10, 14, 18):
+        raise DecodeError("install code", len(code), "expected 6, 8, 12 or 16 octets and a CRC")
+    if install_code_crc(code[:-2]) != code[-2:]:
+        raise DecodeError("install code", len(code) - 2, "wrong CRC")
+    return aes_mmo(code)
+
+
+def install_code_crc(code: bytes) -> bytes:
+    """The two octets behind an install code: CRC-16/X-25, low octet first."""
+    crc = 0xFFFF
+    for octet in code:
+        crc ^= octet
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x8408 if crc & 1 else 0)
+    return (crc ^ 0xFFFF).to_bytes(2, "little")
+
+
+class CcmStar:
+    """AES-CCM* at security level 5, ZigBee's only one: encrypted, with a MIC of 4 octets.
+
+    At this level CCM* and CCM are the same. Source: ZigBee specification A.2, 4.3.1.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._aead = AESCCM(key, tag_length=4)
+
+    def seal(self, iv: bytes, covered: bytes, clear: bytes) -> bytes:
+        """``clear`` encrypted, with the MIC behind it; the header ``covered`` only authenticated.
+
+        The 13 octets of the IV: source EUI-64, frame counter, security control.
+        """
+        return self._aead.encrypt(iv, clear, covered)
+
+    def unseal(self, iv: bytes, covered: bytes, sealed: bytes) -> bytes:
+        """The clear text.
+
+        Raises:
+            DecodeError: the MIC is wrong: another key, or changed octets.
+        """
+        try:
+            return self._aead.decrypt(iv, sealed, covered)
+        except InvalidTag:
+            raise DecodeError("secured frame", len(covered), "wrong MIC") from None
 
 
 def derive_key(shared_secret: bytes, other_info: bytes) -> bytes:

@@ -16,7 +16,7 @@ from firmware_node.node.upgrade_state import MOVES
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "firmware_node"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-CORE = ("wire", "node", "rig")
+CORE = ("wire", "node", "rig", "virtual")
 
 # What each part may import of the project; a name ending in a dot stands for the whole folder.
 FOUNDATION = ("errors", "terms")
@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "sealing": (*FOUNDATION, "wire.", "crypto"),
     "node.": (*FOUNDATION, "boundary", "wire.", "crypto", "sealing"),
     "rig.": (*FOUNDATION, "boundary", "wire.", "crypto", "sealing"),
+    "virtual.": (*FOUNDATION, "wire.", "crypto"),
     "config": (*FOUNDATION, "boundary"),
     "tools.": (*FOUNDATION, "wire.", "crypto", "sealing", "config", "tools.duis."),
     "tools.duis.": (*FOUNDATION, "wire.", "crypto"),
@@ -39,6 +40,7 @@ MAY_IMPORT = {
     "adapters.gpio.": (*FOUNDATION, "boundary"),
     "adapters.daemon": ("node.",),  # the drivers know their machines
     "adapters.hub_daemon": ("rig.",),
+    "adapters.virtual_stick.": ("virtual.", "adapters."),
     "adapters.dcc": ("tools.", "sealing"),
     "adapters.dcc_exchange": ("tools.duis.",),
     "adapters.dcc_rules": ("tools.duis.",),
@@ -47,6 +49,7 @@ MAY_IMPORT = {
     "cli": ("",),  # anything
     "cli_dcc": ("",),
     "cli_operator": ("",),
+    "cli_radio": ("",),
 }
 # The two that know devices as well as hubs.
 MAY_IMPORT["rig.invariants"] = MAY_IMPORT["rig.fleet"] = ("node.",)
@@ -65,7 +68,7 @@ CORE_NEVER_IMPORTS = {
     "time",
 }
 CORE_NEVER_CALLS = {"open", "print", "input", "exec", "eval", "__import__", "breakpoint"}
-MAY_USE_SEEDED_RANDOM = ("rig.world", "rig.faults")
+MAY_USE_SEEDED_RANDOM = ("rig.world", "rig.faults", "virtual.air", "virtual.stick.board")
 ONLY_IMPORTED_IN = {
     "cryptography": ("crypto",),
     "lxml": (
@@ -75,6 +78,7 @@ ONLY_IMPORTED_IN = {
     "signxml": ("tools.duis.signature",),
     "h11": ("adapters.control", "adapters.sinks"),
     "sqlite3": ("adapters.storage", "adapters.spool"),
+    "serial": ("adapters.znp.ports",),
 }
 # The daemons' drivers: whatever a step raises ends the process, told once. To the replay of a
 # swarm an invariant that broke is the answer.
@@ -98,13 +102,13 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
-def imports_of(path: Path) -> Iterator[str]:
+def imports_of(source: Path) -> Iterator[str]:
     """Every module that the file imports anywhere, by full name."""
-    for node in ast.walk(tree_of(path)):
+    for node in ast.walk(tree_of(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
+            assert node.level == 0, f"{source}: relative import"
             assert node.module is not None
             if node.module.startswith("firmware_node"):
                 folder = ROOT / node.module.replace(".", "/")
@@ -121,11 +125,12 @@ def imports_of(path: Path) -> Iterator[str]:
 
 
 def rules_for(module: str) -> tuple[str, ...]:
-    folder = module.rpartition(".")[0] + "."
-    rules = MAY_IMPORT.get(module, ())
-    if folder in MAY_IMPORT:
-        rules = (*rules, *MAY_IMPORT[folder], folder)
-    return rules
+    """The module's own rule and those of the folders that it is in, which it may import too."""
+    rules = list(MAY_IMPORT.get(module, ()))
+    for folder, more in MAY_IMPORT.items():
+        if folder.endswith(".") and module.startswith(folder):
+            rules += [*more, folder]
+    return tuple(rules)
 
 
 def allows(rule: str, imported: str) -> bool:

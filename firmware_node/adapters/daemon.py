@@ -33,13 +33,10 @@ from firmware_node.adapters.gpio import open_lines
 from firmware_node.adapters.gpio.buttons import LOOK_S, Button
 from firmware_node.adapters.gpio.memory_lines import NoLines
 from firmware_node.adapters.pace import Watch
+from firmware_node.adapters.radios import device_radio
 from firmware_node.adapters.service import device_words, tell_status
 from firmware_node.adapters.storage import ROOM, FileStorage
-from firmware_node.adapters.virtual_radio import (
-    DEVICE_ENDPOINT,
-    HCALCS_ENDPOINT,
-    AirClient,
-)
+from firmware_node.adapters.virtual_radio import DEVICE_ENDPOINT, HCALCS_ENDPOINT
 from firmware_node.boundary import (
     Answer,
     Effect,
@@ -61,7 +58,13 @@ from firmware_node.boundary import (
 )
 from firmware_node.config import DeviceConfig, read_image
 from firmware_node.crypto import Keyring
-from firmware_node.errors import ConfigError, KeyMissingError, RefusedError, StorageError
+from firmware_node.errors import (
+    ConfigError,
+    EnvironmentFailure,
+    KeyMissingError,
+    RefusedError,
+    StorageError,
+)
 from firmware_node.node.device import Device
 from firmware_node.node.logs import Log
 from firmware_node.node.verification import verify_image
@@ -73,6 +76,8 @@ if TYPE_CHECKING:
     from firmware_node.adapters.sinks import Notices  # only a daemon with sinks carries them
 
 CRASH_PAUSE_S = 0.2  # a crash loop of the emulated image must not eat the machine
+FORGET_S = 10  # that a factory reset waits for the radio to leave its network
+_RESTARTED = "FIRMWARE_NODE_RESTARTED"  # in the environment of every life but the first
 FACTORY_VERSION = 0x00000001
 FACTORY_BODY_SIZE = 1024  # bytes; it only has to be there
 _log = logging.getLogger(__name__)
@@ -123,6 +128,7 @@ def _re_execute(reason: str) -> NoReturn:
         time.sleep(CRASH_PAUSE_S)
     sys.stdout.flush()
     sys.stderr.flush()
+    os.environ[_RESTARTED] = reason
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
@@ -153,11 +159,12 @@ class DeviceDaemon:
             self._fail,
             self._before_commit,
         )
-        self._radio = AirClient(
-            Path(config.radio.air),
+        self._radio = device_radio(
+            config.radio,
             self._settings.entity_id,
-            self._driver.deliver,
             HCALCS_ENDPOINT if self._settings.type is DeviceType.HCALCS else DEVICE_ENDPOINT,
+            self._driver.deliver,
+            self._fail,
         )
         self._control = ControlServer(Path(config.control.socket), self._handle)
         self._gpio: RelayPort = NoLines()
@@ -204,6 +211,11 @@ class DeviceDaemon:
         self._stopping = asyncio.get_running_loop().create_future()
         on_signals(self._on_signal, self._on_reload)
         self._control.bind()  # a start counts in a trial, so it must not fail on this afterwards
+        try:
+            await self._open_radio()
+        except EnvironmentFailure:
+            self._control.close()
+            raise
         self._driver.deliver(Started())
         if not self._stopping.done():
             await self._control.open()
@@ -231,11 +243,29 @@ class DeviceDaemon:
             for task in tasks:
                 task.cancel()
         self._driver.stop()
+        if self.restart == "factory_reset":
+            await self._forget_network()
         self._control.close()
         self._radio.close()
         if self._error is not None:
             raise self._error
         return code
+
+    async def _open_radio(self) -> None:
+        """One that is missing ends the first start, not the restarts that follow."""
+        try:
+            await self._radio.open()
+        except EnvironmentFailure as error:
+            if _RESTARTED not in os.environ:
+                raise
+            _log.warning("radio: %s", error)
+
+    async def _forget_network(self) -> None:
+        try:
+            async with asyncio.timeout(FORGET_S):
+                await self._radio.forget()
+        except (EnvironmentFailure, TimeoutError) as error:
+            _log.warning("the radio still knows its network: %s", error or "no answer")
 
     def _on_signal(self, code: int) -> None:
         """Who stops the process means it, also while the device is about to restart."""

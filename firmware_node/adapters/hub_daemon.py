@@ -29,8 +29,8 @@ from firmware_node.adapters.driver import (
     reloading,
 )
 from firmware_node.adapters.pace import Pace
+from firmware_node.adapters.radios import hub_radio
 from firmware_node.adapters.service import hub_words, tell_status
-from firmware_node.adapters.virtual_radio import AirServer
 from firmware_node.boundary import (
     Answer,
     CancelLoad,
@@ -105,7 +105,7 @@ class HubDaemon:
         self._driver = Driver(
             self._hub, lambda: None, self._perform, lambda: self._radio.flush(), self._fail
         )
-        self._radio = AirServer(Path(config.radio.air), hub_id, self._driver.deliver)
+        self._radio = hub_radio(config.radio, hub_id, self._driver.deliver, self._fail)
         self._control = ControlServer(Path(config.dcc.socket), self._handle)
         self._followers: set[asyncio.Queue[Delivered | MessageChecked]] = set()
         self._messages: deque[Document] = deque(maxlen=MESSAGES_KEPT)
@@ -127,14 +127,16 @@ class HubDaemon:
                 _log.warning("central_products_list: %s", problem)
             notify_systemd(f"READY=1\nSTATUS={self._words()}")
             _log.warning("ready")
-            tasks = [
-                asyncio.create_task(feed_watchdog()),
-                asyncio.create_task(tell_status(self._words, notify_systemd)),
-            ]
-            code = await self._stopping
-            notify_systemd("STOPPING=1\nSTATUS=stopping")
-            for task in tasks:
-                task.cancel()
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._radio.run()),
+                    group.create_task(feed_watchdog()),
+                    group.create_task(tell_status(self._words, notify_systemd)),
+                ]
+                code = await self._stopping
+                notify_systemd("STOPPING=1\nSTATUS=stopping")
+                for task in tasks:
+                    task.cancel()
         finally:
             self._driver.stop()
             self._control.close()

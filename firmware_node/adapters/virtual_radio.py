@@ -81,6 +81,12 @@ class AirServer:
         self._bursts = Bursts()
         asyncio.get_running_loop().add_reader(self._listener.fileno(), self._accept)
 
+    async def run(self) -> None:
+        """Nothing has to be looked after."""
+
+    async def forget(self) -> None:
+        """This network is nowhere kept."""
+
     def close(self) -> None:
         """Stop listening and drop every device."""
         if self._listener is not None:
@@ -193,6 +199,12 @@ class AirClient:
         self._link: Link | None = None
         self._lost = asyncio.Event()
         self._own: zdo.LocalNode | None = None
+
+    async def open(self) -> None:
+        """Nothing is opened before ``run``: the hub may come later."""
+
+    async def forget(self) -> None:
+        """This network is nowhere kept."""
 
     async def run(self) -> None:
         """Connect, join, and again after every loss, with back-off; ends when cancelled."""

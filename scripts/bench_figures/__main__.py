@@ -10,7 +10,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from bench_figures import commands, daemon, in_process, two_process, update_cost, verification
+from bench_figures import (
+    commands,
+    daemon,
+    in_process,
+    radio,
+    two_process,
+    update_cost,
+    verification,
+)
 from bench_figures.figures import FULL, QUICK, Effort, Figure, NotMeasurableError
 
 # Figures that one measurement gives, and the measurement.
@@ -27,6 +35,14 @@ MEASUREMENTS: Mapping[tuple[str, ...], Callable[[Effort], Iterator[Figure]]] = {
     ("daemon.rss.bytes", "daemon.rss_after_update.bytes"): daemon.memory,
     ("verify.1mib.seconds",): verification.verification,
     ("gbcs.cs06.per_second", "gbcs.cs06_durable.per_second"): commands.commands,
+    ("radio.virtual_znp.round_trips_per_second",): radio.virtual_znp,
+    ("radio.uart_115200.block.efficiency",): radio.paced_blocks,
+    ("radio.uart_115200.page.efficiency",): radio.paced_pages,
+    (
+        "radio.two_sticks.blocks_per_second",
+        "radio.two_sticks.cpu_per_block.seconds",
+    ): radio.two_sticks,
+    ("radio.start_to_ready.seconds", "radio.rss.bytes"): radio.daemon_on_a_stick,
 }
 
 

@@ -51,25 +51,27 @@ def memory(effort: Effort) -> Iterator[Figure]:
     """``daemon.rss.*``: joined and idle; and again after an update, restarted and confirmed."""
     with home.folder() as root, home.Home(root) as place:
         process = place.start_both()
-        idle = _rss(process.pid)
+        idle = rss_of(process.pid)
         place.offer(home.image(place.keyring, 2, effort.image_size), wait=True)
-        updated = _rss(process.pid)
-    floor = Baseline("an interpreter with its libraries", _floor())
+        updated = rss_of(process.pid)
+    floor = Baseline("an interpreter with its libraries", rss_running(_AND_WAIT))
     yield Figure("daemon.rss.bytes", idle, "bytes", False, floor)
     yield Figure("daemon.rss_after_update.bytes", updated, "bytes", False, floor)
 
 
-def _floor() -> int:
+def rss_running(code: str) -> int:
+    """Of an interpreter that runs this, writes a line and waits for the end of its input."""
     with subprocess.Popen(
-        [sys.executable, "-c", _AND_WAIT], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        found = _rss(process.pid)
+        found = rss_of(process.pid)
         process.communicate()
     return found
 
 
-def _rss(pid: int) -> int:
+def rss_of(pid: int) -> int:
+    """Bytes that a process has in memory."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")

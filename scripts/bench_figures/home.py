@@ -40,7 +40,7 @@ directory = "{root}/state"
 [keys]
 directory = "{root}/keys"
 [radio]
-air = "{root}/air"
+{device_radio}
 [control]
 socket = "{root}/device.sock"
 [ota]
@@ -58,7 +58,7 @@ socket = "{root}/hub.sock"
 [keys]
 directory = "{root}/keys"
 [radio]
-air = "{root}/air"
+{hub_radio}
 """
 
 
@@ -77,10 +77,34 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
+def start_stick(
+    root: Path, name: str, options: Sequence[str], processes: list[subprocess.Popen[bytes]]
+) -> subprocess.Popen[bytes]:
+    """A virtual ZNP stick on ``root``'s air at ``NAME.tty``; adds its process to ``processes``."""
+    port = (f"--pty={root}/{name}.tty", f"--air={root}/sticks")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "firmware_node", "radio", "virtual", *port, *options],
+        stdout=subprocess.PIPE,
+    )
+    processes.append(process)
+    with process.stdout or contextlib.nullcontext() as told:
+        assert told is not None
+        told.readline()  # ready
+    return process
+
+
 class Home:
     """Keys and configurations of a hub and a PPMID in one folder, and their processes."""
 
-    def __init__(self, root: Path, *, ota: str = "", activation: str = "now") -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        ota: str = "",
+        activation: str = "now",
+        sticks: Sequence[str] | None = None,
+    ) -> None:
+        """``sticks``: both on virtual ZNP sticks that are started so; None: the virtual radio."""
         files = build_keys(b"bench")
         self.root = root
         self.keyring = Keyring(files)
@@ -89,6 +113,11 @@ class Home:
         for name, data in files.items():
             (root / "keys" / name).write_bytes(data)
         values = {"root": root, "device": PPMID, "hub": HUB, "ota": ota, "activation": activation}
+        for who in ("hub", "device"):
+            stick = f'type = "znp"\npath = "{root}/{who}.tty"'
+            values[f"{who}_radio"] = f'air = "{root}/air"' if sticks is None else stick
+        self._sticks = sticks
+        self.hub_pid = 0
         (root / "run.toml").write_text(_DEVICE.format(**values))
         (root / "hub.toml").write_text(_HUB.format(**values))
 
@@ -117,9 +146,19 @@ class Home:
                 pass
             return process, time.perf_counter() - began
 
+    def start_sticks(self) -> list[subprocess.Popen[bytes]]:
+        """The hub's and the device's; their processes."""
+        return [
+            start_stick(self.root, who, self._sticks or (), self._processes)
+            for who in ("hub", "device")
+        ]
+
     def start_both(self) -> subprocess.Popen[bytes]:
         """Hub and device, joined; the device's process."""
-        self.start("hub")
+        if self._sticks is not None:
+            self.start_sticks()
+        hub, _ = self.start("hub")
+        self.hub_pid = hub.pid
         process, _ = self.start("run")
         self.wait_joined()
         return process

@@ -31,7 +31,7 @@ def by_blocks(effort: Effort) -> Iterator[Figure]:
         place.start_both()
         ours, bare, looped = in_turns(
             effort.turns,
-            _Downloads(place, effort.image_size).seconds_per_block,
+            Downloads(place, effort.image_size).seconds_per_block,
             lambda: bare_socket.blocking(exchange, effort.round_trips),
             lambda: bare_socket.by_asyncio(exchange, effort.round_trips),
         )
@@ -61,7 +61,7 @@ def by_pages(effort: Effort) -> Iterator[Figure]:
         place.start_both()
         ours, bare = in_turns(
             effort.turns,
-            _Downloads(place, effort.image_size).seconds_per_block,
+            Downloads(place, effort.image_size).seconds_per_block,
             lambda: bare_socket.blocking(exchange, pages) / blocks,
         )
     yield Figure(
@@ -73,13 +73,14 @@ def by_pages(effort: Effort) -> Iterator[Figure]:
     )
 
 
-class _Downloads:
+class Downloads:
     """One download after the other in the same pair of daemons, each of a newer version."""
 
     def __init__(self, place: home.Home, image_size: int) -> None:
         self._place = place
         self._image_size = image_size
         self._version = 1
+        self.file_size = 0  # of the last one offered
         self._heard: queue.Queue[tuple[float, dict[str, Any]]] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -89,6 +90,7 @@ class _Downloads:
         ota_file = home.image(self._place.keyring, self._version, self._image_size)
         self._place.offer(ota_file, wait=False)
         size, quarters = len(ota_file), list[float]()
+        self.file_size = size
         from_s, _ = self._until("download_started")
         from_offset = 0
         while True:

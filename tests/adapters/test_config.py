@@ -119,7 +119,8 @@ def test_a_hub_file_is_told_from_a_device_file(file: Path) -> None:
         ("-A4", "-G4", ":3: device.entity_id: found '00-DB-12-34-56-78-90-G4', expected 16 hex"),
         ("1048576", "10", "ppmid.toml:9: storage.bank_size: found 10, expected 4096 to"),
         ("image_type = 0x0084\n", "", "ppmid.toml:1: missing key device.image_type"),
-        ('"virtual"', '"znp"', "ppmid.toml:13: radio.type: found 'znp'"),
+        ('"virtual"', '"znp"', "ppmid.toml:12: radio.path: found none, expected a serial port"),
+        ('"virtual"', '"zmp"', "ppmid.toml:13: radio.type: found 'zmp', expected virtual or znp"),
         (
             "control.sock",
             "c" * 108,
@@ -141,6 +142,81 @@ def test_each_mistake_is_one_line_that_says_where_and_what(
         read_device_config(file)
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+STICK = DEVICE.replace('"virtual"', '"znp"\npath = "/dev/ttyUSB0"')
+INSTALL_CODE = "83FED3407A939723A5C639B26916D505C3B5"
+JOINER = """\
+[[radio.joiners]]
+entity_id = "00-DB-12-34-56-78-90-A4"
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("channels = [11, 27]", "radio.channels: found 27, expected 11 to 26"),
+        ("channels = [10]", "radio.channels: found 10, expected 11 to 26"),
+        ("channels = 11", "radio.channels: found the number 11, expected a list of whole numbers"),
+        ("channels = []", "radio.channels: found none, expected at least one of 11 to 26"),
+        (f'install_code = "{INSTALL_CODE[:-1]}"', "expected 36 hexadecimal digits, the CRC the"),
+        (f'install_code = "{INSTALL_CODE[:-1]}g"', "expected 36 hexadecimal digits, the CRC the"),
+        ('link_key = "00"', "radio.link_key: found '00', expected 32 hexadecimal digits"),
+        ('extended_pan_id = "0011"', "radio.extended_pan_id: found '0011', expected 16 hexadec"),
+        (
+            f'install_code = "{INSTALL_CODE}"\nlink_key = "{"00" * 16}"',
+            "radio.link_key: found an install code besides, expected one of the two",
+        ),
+        ('role = "coordinator"', "radio.role: found 'coordinator', expected end-device or router"),
+        ('profile = "loose"', "radio.profile: found 'loose', expected strict or lenient"),
+        ('eui64 = "own"', "radio.eui64: found 'own', expected entity-id or stick"),
+        ("baud = 300", "radio.baud: found 300, expected 1200 to 4000000"),
+    ],
+)
+def test_each_mistake_about_a_stick_too(file: Path, line: str, says: str) -> None:
+    at = f"{line}\nair ="
+    file.write_text(STICK.replace("air =", at))
+    with pytest.raises(ConfigError) as caught:
+        read_device_config(file)
+    where, _, what = str(caught.value).partition(": ")
+    assert where == f"{file}:{15 + line.count(chr(10))}"
+    assert says in what
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("", "radio.joiners: found 00-DB-12-34-56-78-90-A4 with both or none, expected one"),
+        (
+            f'install_code = "{INSTALL_CODE}"\nlink_key = "{"00" * 16}"',
+            "radio.joiners: found 00-DB-12-34-56-78-90-A4 with both or none, expected one",
+        ),
+        ('install_code = "83FE"', "radio.joiners.install_code: found '83FE', expected 36 hexadec"),
+        ('link_key = "83FE"', "radio.joiners.link_key: found '83FE', expected 32 hexadecimal"),
+        (f'install_kode = "{INSTALL_CODE}"', "nearest known key is radio.joiners.install_code"),
+    ],
+)
+def test_a_joiner_of_a_hub_has_one_key(file: Path, key: str, says: str) -> None:
+    stick = 'type = "znp"\npath = "/dev/ttyUSB0"\n'
+    file.write_text(HUB.replace('air = "air.sock"\n', stick + JOINER + key))
+    with pytest.raises(ConfigError) as caught:
+        read_hub_config(file)
+    assert says in str(caught.value)
+
+
+def test_a_stick_s_settings_are_read(file: Path) -> None:
+    file.write_text(STICK.replace("air =", "channels = [11, 15]\nair ="))
+    radio = read_device_config(file).radio
+    assert (radio.type, radio.path, radio.channels) == ("znp", "/dev/ttyUSB0", (11, 15))
+    stick = 'type = "znp"\npath = "socket://127.0.0.1:1"\n'
+    key = f'install_code = "{INSTALL_CODE}"'
+    file.write_text(HUB.replace('air = "air.sock"\n', stick + JOINER + key))
+    (joiner,) = read_hub_config(file).radio.joiners
+    assert (joiner.entity_id, joiner.install_code, joiner.link_key) == (
+        "00-DB-12-34-56-78-90-A4",
+        INSTALL_CODE,
+        None,
+    )
 
 
 @pytest.mark.parametrize(

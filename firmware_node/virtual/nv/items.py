@@ -1,0 +1,145 @@
+"""Names of Z-Stack's NV items, as dumps spell them, and their numbers.
+
+Source: zigbee-znp.md 3.2; the rest from the names and order of TI's ``ZCD_NV_`` list.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final
+
+
+class Item(IntEnum):
+    """Ordinary items; those marked with a table hold one row each."""
+
+    EXTADDR = 0x0001
+    BOOTCOUNTER = 0x0002
+    STARTUP_OPTION = 0x0003
+    START_DELAY = 0x0004
+    NIB = 0x0021
+    DEVICE_LIST = 0x0022
+    ADDRMGR = 0x0023
+    POLL_RATE_OLD16 = 0x0024
+    QUEUED_POLL_RATE = 0x0025
+    RESPONSE_POLL_RATE = 0x0026
+    REJOIN_POLL_RATE = 0x0027
+    DATA_RETRIES = 0x0028
+    POLL_FAILURE_RETRIES = 0x0029
+    STACK_PROFILE = 0x002A
+    INDIRECT_MSG_TIMEOUT = 0x002B
+    ROUTE_EXPIRY_TIME = 0x002C
+    EXTENDED_PAN_ID = 0x002D
+    BCAST_RETRIES = 0x002E
+    PASSIVE_ACK_TIMEOUT = 0x002F
+    BCAST_DELIVERY_TIME = 0x0030
+    NWK_MODE = 0x0031
+    CONCENTRATOR_ENABLE = 0x0032
+    CONCENTRATOR_DISCOVERY = 0x0033
+    CONCENTRATOR_RADIUS = 0x0034
+    POLL_RATE = 0x0035
+    CONCENTRATOR_RC = 0x0036
+    NWK_MGR_MODE = 0x0037
+    SRC_RTG_EXPIRY_TIME = 0x0038
+    ROUTE_DISCOVERY_TIME = 0x0039
+    NWK_ACTIVE_KEY_INFO = 0x003A
+    NWK_ALTERN_KEY_INFO = 0x003B
+    ROUTER_OFF_ASSOC_CLEANUP = 0x003C
+    NWK_LEAVE_REQ_ALLOWED = 0x003D
+    NWK_CHILD_AGE_ENABLE = 0x003E
+    DEVICE_LIST_KA_TIMEOUT = 0x003F
+    BINDING_TABLE = 0x0041
+    GROUP_TABLE = 0x0042
+    APS_FRAME_RETRIES = 0x0043
+    APS_ACK_WAIT_DURATION = 0x0044
+    APS_ACK_WAIT_MULTIPLIER = 0x0045
+    BINDING_TIME = 0x0046
+    APS_USE_EXT_PANID = 0x0047
+    APS_USE_INSECURE_JOIN = 0x0048
+    COMMISSIONED_NWK_ADDR = 0x0049
+    APS_NONMEMBER_RADIUS = 0x004B
+    APS_LINK_KEY_TABLE = 0x004C
+    APS_DUPREJ_TIMEOUT_INC = 0x004D
+    APS_DUPREJ_TIMEOUT_COUNT = 0x004E
+    APS_DUPREJ_TABLE_SIZE = 0x004F
+    NWK_PARENT_INFO = 0x0051
+    NWK_ENDDEV_TIMEOUT_DEF = 0x0052
+    END_DEV_TIMEOUT_VALUE = 0x0053
+    END_DEV_CONFIGURATION = 0x0054
+    BDBNODEISONANETWORK = 0x0055
+    ZIGPY_ZNP_MIGRATION_ID = 0x005F
+    HAS_CONFIGURED_ZSTACK3 = 0x0060
+    PRECFGKEY = 0x0062
+    PRECFGKEYS_ENABLE = 0x0063
+    SECURITY_MODE = 0x0064
+    SECURE_PERMIT_JOIN = 0x0065
+    APS_LINK_KEY_TYPE = 0x0066
+    APS_ALLOW_R19_SECURITY = 0x0067
+    USE_DEFAULT_TCLK = 0x006D
+    TRUSTCENTER_ADDR = 0x0071
+    LEGACY_NWK_SEC_MATERIAL_TABLE_START = 0x0075  # table
+    USERDESC = 0x0081
+    NWKKEY = 0x0082
+    PANID = 0x0083
+    CHANLIST = 0x0084
+    LEAVE_CTRL = 0x0085
+    SCAN_DURATION = 0x0086
+    LOGICAL_TYPE = 0x0087
+    NWKMGR_MIN_TX = 0x0088
+    ZDO_DIRECT_CB = 0x008F
+    SAPI_ENDPOINT = 0x00A1
+    TCLK_SEED = 0x0101
+    TCLK_JOIN_DEV = 0x0102  # on a joiner: its trust centre link key
+    LEGACY_TCLK_TABLE_START = 0x0111  # table
+    LEGACY_APS_LINK_KEY_DATA_START = 0x0201  # table
+    HAS_CONFIGURED_ZSTACK1 = 0x0F00
+    APP_ITEM_1 = 0x0F01
+    APP_ITEM_2 = 0x0F02
+    APP_ITEM_3 = 0x0F03
+    APP_ITEM_4 = 0x0F04
+    APP_ITEM_5 = 0x0F05
+    APP_ITEM_6 = 0x0F06
+    RF_TEST_PARMS = 0x0F07
+
+
+class Table(IntEnum):
+    """Item numbers of the extended commands; 0 stands for the ordinary items."""
+
+    LEGACY = 0
+    ADDRMGR = 1
+    BINDING_TABLE = 2
+    DEVICE_LIST = 3
+    TCLK_TABLE = 4
+    TCLK_IC_TABLE = 5
+    APS_KEY_DATA_TABLE = 6
+    NWK_SEC_MATERIAL_TABLE = 7
+
+
+# What a start with STARTUP_OPTION takes away: who we are in which network, and with whom. The
+# address, the role and what hosts put there for themselves stay.
+NETWORK_ITEMS: Final = frozenset(
+    {
+        Item.NIB,
+        Item.DEVICE_LIST,
+        Item.ADDRMGR,
+        Item.EXTENDED_PAN_ID,
+        Item.NWK_ACTIVE_KEY_INFO,
+        Item.NWK_ALTERN_KEY_INFO,
+        Item.BINDING_TABLE,
+        Item.GROUP_TABLE,
+        Item.APS_USE_EXT_PANID,
+        Item.COMMISSIONED_NWK_ADDR,
+        Item.APS_LINK_KEY_TABLE,
+        Item.BDBNODEISONANETWORK,
+        Item.TRUSTCENTER_ADDR,
+        Item.TCLK_JOIN_DEV,
+        Item.NWKKEY,
+        Item.PANID,
+        Item.CHANLIST,
+        Item.PRECFGKEY,
+        Item.PRECFGKEYS_ENABLE,
+    }
+)
+NETWORK_TABLES: Final = frozenset(
+    {Table.ADDRMGR, Table.BINDING_TABLE, Table.DEVICE_LIST, Table.TCLK_TABLE}
+    | {Table.TCLK_IC_TABLE, Table.APS_KEY_DATA_TABLE}
+)

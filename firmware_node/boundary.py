@@ -94,6 +94,13 @@ class QueryRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class SwitchRequested:
+    """The operator tries the switch of an HCALCS; answered by one ``Answer``."""
+
+    closed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RebootRequested:
     """The operator presses the button; answered by one ``Answer``."""
 
@@ -135,6 +142,25 @@ class SetClock:
 
 
 @dataclass(frozen=True, slots=True)
+class ScheduleLoad:
+    """To a hub that plays the ESME: one load control event; answered by one ``Answer``."""
+
+    device: EntityId
+    closed: bool  # whether the load has its supply during the event
+    duration_min: int  # minutes
+    start_utc: int = 0  # seconds since 2000-01-01T00:00:00Z; 0: now
+    randomise: bool = False  # start and end, by offsets that the device draws
+
+
+@dataclass(frozen=True, slots=True)
+class CancelLoad:
+    """To a hub that plays the ESME: take an event back, or all; answered by one ``Answer``."""
+
+    device: EntityId
+    issuer_event_id: int | None = None  # None: every event of the device
+
+
+@dataclass(frozen=True, slots=True)
 class MessageArrived:
     """To the head end: a GBCS message came up from a hub."""
 
@@ -168,11 +194,14 @@ Input = (
     | PeerAnnounced
     | LoadImage
     | QueryRequested
+    | SwitchRequested
     | RebootRequested
     | FactoryResetRequested
     | OfferImage
     | CarryMessage
     | SetClock
+    | ScheduleLoad
+    | CancelLoad
     | MessageArrived
     | ReadVersion
     | SendSigned
@@ -236,6 +265,11 @@ NOTIFICATIONS: Mapping[str, str] = {
     "message_delivered": "the hub has it",
     "message_undelivered": "it is sent again later",
     "message_lost": "its record is unreadable",
+    "esme_found": "an ESME serves load control, and is obeyed from now on",
+    "esme_lost": "it is silent and is searched again",
+    "load_event": "a load control event has this status now",
+    "switch_moved": "the switch of an HCALCS, and what commanded it",
+    "switch_failed": "the running firmware did not move it",
     "provisioned": "an empty state directory was filled",
     "bank_fault": "what a bank holds does not verify",
     "running_other_bank": "because of that",
@@ -247,6 +281,8 @@ NOTIFICATIONS: Mapping[str, str] = {
     "counters_lost": "nothing that counts is sent or taken",
     "device_announced": "to the hub: it joined",
     "image_discarded": "by the hub: it is no OTA file",
+    "load_event_reported": "to the hub's ESME: by a device",
+    "load_event_not_scheduled": "by the hub's ESME: the device has too many",
     "message_malformed": "to the head end: it is no GBCS message",
 }
 
@@ -257,6 +293,22 @@ class Notify:
 
     name: str
     fields: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SetRelay:
+    """Drive a relay by its configured name; one that is so already stays as it is."""
+
+    name: str
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SetIndicator:
+    """Light an indicator by its name, where such a line is configured."""
+
+    name: str
+    on: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +374,8 @@ class MessageChecked:
 Effect = (
     SendFrame
     | Notify
+    | SetRelay
+    | SetIndicator
     | Reboot
     | EraseAndReboot
     | Answer
@@ -474,4 +528,45 @@ class Entropy(Protocol):
 
     def octets(self, size: int) -> bytes:
         """That many random octets."""
+        ...
+
+
+class LineSpec(NamedTuple):
+    """One line of a GPIO chip: an output, or an input that is pulled to the level that is off."""
+
+    number: int  # BCM number, which is the offset on the chip
+    active_low: bool = False  # on drives the pin low
+    initial: bool = False  # of an output: on or off, from the claim until the first ``set``
+    is_input: bool = False
+
+
+class RelayPort(Protocol):
+    """Lines by name; a name is on or off, whatever level that is on the pin."""
+
+    def claim(self, lines: Mapping[str, LineSpec]) -> None:
+        """Take all lines and drive each output to its initial state, or take none.
+
+        Raises:
+            EnvironmentFailure: no library, chip or permission, or a line is held by another.
+            ConfigError: two names for one line, or a number that the chip does not have.
+        """
+        ...
+
+    def set(self, name: str, on: bool) -> None:
+        """Switch an output; one that is so already sees no edge."""
+        ...
+
+    def get(self, name: str) -> bool:
+        """Whether it is on."""
+        ...
+
+    def release(self, safe_state: Mapping[str, bool] | None) -> None:
+        """Drive the safe state of outputs, then let go; a released line may become an input.
+
+        None lets go as it is. Releasing what is not claimed does nothing.
+        """
+        ...
+
+    def describe(self) -> dict[str, object]:
+        """For ``status``: back end, chip, label, and of each line number, state and consumer."""
         ...

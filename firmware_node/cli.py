@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args = _parser().parse_args(arguments)
         levels = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
         level = levels[0 if args.quiet else min(args.verbose, 2) + 1]
-        logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+        _configure_logging(level, args.log_format)
         run: Command = args.run
         code = run(args)
         sys.stdout.flush()
@@ -62,6 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+def _configure_logging(level: int, log_format: str | None) -> None:
+    from firmware_node.adapters.log_lines import configure_logging  # not before --help
+
+    configure_logging(level, log_format)
+
+
 def _give_up_stdout() -> None:
     """What is still buffered must not fail once more when the interpreter ends."""
     with contextlib.suppress(OSError):  # a stdout that is no file has no descriptor
@@ -69,9 +75,11 @@ def _give_up_stdout() -> None:
 
 
 def _complain(error: Exception | str, code: int) -> int:
+    from firmware_node.adapters.log_lines import priority, stderr_is_the_journal
     from firmware_node.tools.render import printable
 
-    print(f"firmware-node: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+    prefix = f"<{priority(logging.ERROR)}>" if stderr_is_the_journal() else ""
+    print(f"{prefix}firmware-node: {printable(' '.join(str(error).split()))}", file=sys.stderr)
     return code
 
 
@@ -100,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("-v", "--verbose", action="count", default=0, help="log more")
     parser.add_argument("-q", "--quiet", action="store_true", help="log errors only")
+    parser.add_argument("--log-format", **_LOG_FORMAT, default=None)
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
 
     demo = _verb(verbs, "demo", _demo, "a whole HAN on this machine: update a device")
@@ -111,11 +120,28 @@ def _parser() -> argparse.ArgumentParser:
 
     run = _verb(verbs, "run", _run, "the device daemon")
     run.add_argument("config", type=Path)
-    hub = _verb(verbs, "hub", _hub, "the Comms Hub emulator: CONFIG.toml, or 'clock set TIME'")
-    hub.add_argument("config", help="configuration file, or the word clock")
-    hub.add_argument("rest", nargs="*", help="set TIME, after clock")
+    run.add_argument(
+        "--allow-memory-gpio",
+        action="store_true",
+        help="where no GPIO can be had, drive no pin, also on a Raspberry Pi",
+    )
+    run.add_argument("--log-format", **_LOG_FORMAT, default=argparse.SUPPRESS)
+    hub = _verb(
+        verbs,
+        "hub",
+        _hub,
+        "the Comms Hub emulator: CONFIG.toml, 'clock set TIME', 'load DEVICE closed|open MINUTES' "
+        "or 'load DEVICE cancel [EVENT]'",
+    )
+    hub.add_argument("config", help="configuration file, or one of the words clock and load")
+    hub.add_argument("rest", nargs="*", help="what follows the word")
+    hub.add_argument("--at", metavar="TIME", help="load: when the event starts; default: now")
+    hub.add_argument(
+        "--randomise", action="store_true", help="load: start and end by offsets the device draws"
+    )
     hub.add_argument("--hub", metavar="SOCKET", type=Path)
-    hub.add_argument("--json", action="store_true", help="after clock")
+    hub.add_argument("--json", action="store_true", help="after a word")
+    hub.add_argument("--log-format", **_LOG_FORMAT, default=argparse.SUPPRESS)
 
     _dcc_verbs(verbs)
     _image_verbs(verbs)
@@ -148,6 +174,18 @@ def _parser() -> argparse.ArgumentParser:
                 help="that version by name (Query Specific File)",
             )
 
+    relay = _verb(verbs, "relay", _relay, "try the load switch of an HCALCS")
+    relay.add_argument("state", choices=["closed", "open"], help="closed: the load has its supply")
+    relay.add_argument("--socket", metavar="PATH", type=Path)
+    relay.add_argument("--json", action="store_true")
+
+    doctor = _verb(verbs, "doctor", _doctor, "what is wrong with this machine, and what to do")
+    doctor.add_argument(
+        "files", nargs="*", type=Path, metavar="CONFIG", help="default: those of /etc/firmware-node"
+    )
+    doctor.add_argument("--port", action="append", default=[], help="a serial radio's port")
+    doctor.add_argument("--json", action="store_true")
+
     rig = _group(verbs, "rig", "the world in which devices are tested")
     replay = _verb(rig, "replay", _rig_replay, "the run of one seed: what it draws, how it went")
     replay.add_argument("seed", type=int)
@@ -156,10 +194,19 @@ def _parser() -> argparse.ArgumentParser:
     check = _verb(config, "check", _config_check, "read a device's or hub's configuration")
     check.add_argument("file", type=Path)
     check.add_argument("--json", action="store_true")
+    api = _verb(config, "api", _config_api, "the control API of a daemon, in OpenAPI")
+    api.add_argument("what", choices=["run", "hub"], nargs="?", default="run")
+    api.add_argument("--json", action="store_true", help="as it always is")
     schema = _verb(config, "schema", _config_schema, "the JSON Schema of a configuration")
     schema.add_argument("what", choices=["run", "hub"], nargs="?", default="run")
     schema.add_argument("--json", action="store_true", help="as it always is")
     return parser
+
+
+_LOG_FORMAT: dict[str, Any] = {
+    "choices": ["text", "json", "journal"],
+    "help": "of log lines; default: text, with <0> to <7> before it where the journal reads",
+}
 
 
 def _verb(verbs: Any, name: str, run: Command, text: str) -> argparse.ArgumentParser:
@@ -246,8 +293,13 @@ def _image_verbs(verbs: Any) -> None:
     mutate.add_argument("mutation", help="how it is spoilt; a wrong name lists them")
     mutate.add_argument("--seed", type=int, default=0, help="which bit a flipped-bit flips")
     mutate.add_argument("-o", "--output", metavar="FILE", required=True)
-    for verb in (build, sign, mutate):
-        verb.add_argument("--json", action="store_true", help="tell of FILE")
+    library = _verb(image, "library", _image_library, "one image of each behaviour, with keys")
+    library.add_argument("directory", type=Path)
+    library.add_argument("--keys", metavar="DIR", help="default: new ones from the seed, beside")
+    library.add_argument("--seed", type=int, default=0)
+    library.add_argument("--size", type=int, default=65536, help="bytes of a manufacturer image")
+    for verb in (build, sign, mutate, library):
+        verb.add_argument("--json", action="store_true", help="tell of what is written")
     load = _verb(image, "load", _image_load, "flash an image into a running daemon's spare bank")
     load.add_argument("file")
     load.add_argument("--activate", action="store_true")
@@ -437,13 +489,22 @@ def _hex_version(text: str) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
     from firmware_node.adapters.daemon import load_factory_image, run_device
-    from firmware_node.config import read_device_config, read_key_folder
+    from firmware_node.adapters.service import Reload
+    from firmware_node.config import DeviceConfig, read_device_config, read_key_folder
     from firmware_node.crypto import Keyring
 
-    config = read_device_config(args.config)
+    def read() -> DeviceConfig:
+        config = read_device_config(args.config)
+        allow = config.gpio.allow_memory or args.allow_memory_gpio
+        return replace(config, gpio=replace(config.gpio, allow_memory=allow))
+
+    config = read()
+    reload = Reload(config, read)
     keyring = Keyring(read_key_folder(config.keys.directory), config.keys.directory)
-    return run_device(config, load_factory_image(config, keyring), keyring)
+    return run_device(config, load_factory_image(config, keyring), keyring, reload)
 
 
 def _hub(args: argparse.Namespace) -> int:
@@ -451,12 +512,19 @@ def _hub(args: argparse.Namespace) -> int:
         if len(args.rest) != 2 or args.rest[0] != "set":
             raise ConfigError("usage: firmware-node hub clock set TIME [--hub SOCKET]")
         return _hub_clock(args, args.rest[1])
+    if args.config == "load":
+        from firmware_node.cli_operator import hub_load
+
+        return hub_load(args)
     from firmware_node.adapters.hub_daemon import run_hub
+    from firmware_node.adapters.service import Reload
     from firmware_node.config import read_hub_config
 
     if args.rest:
         raise ConfigError("usage: firmware-node hub CONFIG.toml")
-    return run_hub(read_hub_config(Path(args.config)))
+    path = Path(args.config)
+    config = read_hub_config(path)
+    return run_hub(config, Reload(config, lambda: read_hub_config(path)))
 
 
 def _hub_clock(args: argparse.Namespace, text: str) -> int:
@@ -515,6 +583,24 @@ def _config_schema(args: argparse.Namespace) -> int:
 
 
 # --- service user ---------------------------------------------------------------------------------
+
+
+def _relay(args: argparse.Namespace) -> int:
+    from firmware_node.cli_operator import relay
+
+    return relay(args)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from firmware_node.cli_operator import look_for_trouble
+
+    return look_for_trouble(args)
+
+
+def _config_api(args: argparse.Namespace) -> int:
+    from firmware_node.cli_operator import config_api
+
+    return config_api(args)
 
 
 def _dcc_send(args: argparse.Namespace) -> int:
@@ -626,6 +712,23 @@ def _image_mutate(args: argparse.Namespace) -> int:
     return _write(args, spoilt)
 
 
+def _image_library(args: argparse.Namespace) -> int:
+    from firmware_node.crypto import Keyring
+    from firmware_node.tools.keys import build_keys
+    from firmware_node.tools.library import build_library
+
+    made = {} if args.keys else build_keys(f"library {args.seed}".encode())
+    keyring = Keyring(made) if made else _keyring(args.keys)
+    files = build_library(keyring, seed=args.seed, size=args.size)
+    _fill(args.directory, files | {f"keys/{name}": data for name, data in made.items()})
+    count = sum(name.endswith(".ota") for name in files)
+    if args.json:
+        print(json.dumps({"directory": str(args.directory), "images": count}))
+    else:
+        print(f"{count} images in {args.directory}")
+    return 0
+
+
 def _image_load(args: argparse.Namespace) -> int:
     from firmware_node.config import read_image
     from firmware_node.tools.render import printable
@@ -650,32 +753,42 @@ def _keys_create(args: argparse.Namespace) -> int:
     seed = None if args.seed is None else str(args.seed).encode()
     days = DAYS_DEFAULT if args.days is None else args.days
     files = build_keys(seed, devices=list(dict.fromkeys(devices)), days=days)
-    made: list[Path] = []
-    is_new = not args.directory.exists()
-    try:
-        args.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if any(args.directory.iterdir()):
-            raise ConfigError(f"{args.directory}: expected an empty folder")
-        for name, data in files.items():
-            mode = 0o600 if name.endswith(".key") else 0o644
-            fd = os.open(args.directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-            made.append(args.directory / name)
-            with os.fdopen(fd, "wb") as file:
-                file.write(data)
-    except BaseException as error:  # also an interruption leaves no half of a PKI
-        for path in made:
-            path.unlink(missing_ok=True)
-        if is_new:
-            with contextlib.suppress(OSError):
-                args.directory.rmdir()
-        if isinstance(error, OSError):
-            raise _unwritable(args.directory, error) from error
-        raise
+    _fill(args.directory, files)
     if args.json:
         print(json.dumps({"directory": str(args.directory), "files": len(files)}))
     else:
         print(f"{len(files)} files in {args.directory}")
     return 0
+
+
+def _fill(directory: Path, files: Mapping[str, bytes]) -> None:
+    """Write files into an empty folder, all or none; private keys for their owner alone."""
+    made: list[Path] = []
+    is_new = not directory.exists()
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if any(directory.iterdir()):
+            raise ConfigError(f"{directory}: expected an empty folder")
+        for name, data in files.items():
+            path = directory / name
+            path.parent.mkdir(exist_ok=True, mode=0o700)
+            mode = 0o600 if name.endswith(".key") else 0o644
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            made.append(path)
+            with os.fdopen(fd, "wb") as file:
+                file.write(data)
+    except BaseException as error:  # also an interruption leaves no half of it
+        for path in made:
+            path.unlink(missing_ok=True)
+        for folder in sorted({path.parent for path in made} - {directory}):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        if is_new:
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+        if isinstance(error, OSError):
+            raise _unwritable(directory, error) from error
+        raise
 
 
 def _keys_show(args: argparse.Namespace) -> int:

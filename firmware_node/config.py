@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from firmware_node.boundary import NOTIFICATIONS
 from firmware_node.errors import ConfigError
 from firmware_node.terms import (
     ActivationSettings,
@@ -24,6 +25,7 @@ from firmware_node.terms import (
     DeviceType,
     EntityId,
     ImageFormat,
+    LoadSwitchSettings,
     OtaSettings,
 )
 
@@ -107,6 +109,62 @@ class ControlSection:
 
 
 @dataclass(frozen=True)
+class LineSection:
+    """``[gpio.relays.NAME]`` or ``[gpio.indicators.NAME]``."""
+
+    line: int  # BCM number, 0 to 53 on a Raspberry Pi
+    active_low: bool = False
+    safe: bool = False  # at start, until the first command, and when the service stops
+
+
+@dataclass(frozen=True)
+class ButtonSection:
+    """``[gpio.buttons.NAME]``."""
+
+    line: int  # BCM number
+    active_low: bool = True  # the button connects the line to ground
+    action: str = "query"  # or "reboot"
+
+
+@dataclass(frozen=True)
+class GpioSection:
+    """``[gpio]``."""
+
+    backend: str = "auto"
+    chip: str = ""  # the chip's label; default: a Raspberry Pi's
+    allow_memory: bool = False  # that auto drives no pin on a Raspberry Pi
+    relays: Mapping[str, LineSection] = dataclasses.field(default_factory=dict)
+    indicators: Mapping[str, LineSection] = dataclasses.field(default_factory=dict)
+    buttons: Mapping[str, ButtonSection] = dataclasses.field(default_factory=dict)
+
+    @property
+    def lines(self) -> Mapping[str, LineSection]:
+        """Every output by its name; ``read_device_config`` sees to it that names differ."""
+        return {**self.indicators, **self.relays}
+
+
+@dataclass(frozen=True)
+class NotifySection:
+    """``[notify.NAME]``: a sink of notifications. Each type has the one key that it needs."""
+
+    type: str
+    path: str | None = None  # file: JSON Lines are appended
+    command: tuple[str, ...] = ()  # command: program and arguments; a document on standard input
+    url: str | None = None  # webhook: http or https; a document by POST
+    names: tuple[str, ...] = ()  # those alone; default: all but ``NOT_BY_DEFAULT``
+
+
+NOT_BY_DEFAULT = ("download_progress",)  # every 64 KiB
+
+
+@dataclass(frozen=True)
+class LogSection:
+    """``[log]``; read again on SIGHUP."""
+
+    level: str = ""  # as the command line's -q and -v say
+
+
+@dataclass(frozen=True)
 class HubSection:
     """``[hub]``."""
 
@@ -165,8 +223,12 @@ class DeviceConfig:
     storage: StorageSection = dataclasses.field(default_factory=StorageSection)
     radio: RadioSection = dataclasses.field(default_factory=RadioSection)
     control: ControlSection = dataclasses.field(default_factory=ControlSection)
+    gpio: GpioSection = dataclasses.field(default_factory=GpioSection)
+    log: LogSection = dataclasses.field(default_factory=LogSection)
+    notify: Mapping[str, NotifySection] = dataclasses.field(default_factory=dict)
     ota: OtaSettings = dataclasses.field(default_factory=OtaSettings)
     activation: ActivationSettings = dataclasses.field(default_factory=ActivationSettings)
+    switch: LoadSwitchSettings = dataclasses.field(default_factory=LoadSwitchSettings)
 
     def settings(self) -> DeviceSettings:
         """The core's values."""
@@ -184,6 +246,9 @@ class DeviceConfig:
             check_validity=self.keys.check_validity,
             ota=self.ota,
             activation=self.activation,
+            switch=dataclasses.replace(
+                self.switch, relays=self.switch.relays or tuple(self.gpio.relays)
+            ),
         )
 
 
@@ -195,8 +260,10 @@ class HubConfig:
     keys: KeysSection
     dcc: DccSection = dataclasses.field(default_factory=DccSection)
     radio: RadioSection = dataclasses.field(default_factory=RadioSection)
+    log: LogSection = dataclasses.field(default_factory=LogSection)
 
 
+INDICATORS = ("joined", "downloading", "waiting", "failed", "load")
 # A key by its dotted name, and the words or the numbers it takes.
 CHOICES: Mapping[str, Sequence[str]] = {
     "device.type": [kind.value for kind in DeviceType],
@@ -207,6 +274,10 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "radio.profile": ["strict", "lenient"],
     "radio.eui64": ["entity-id", "stick"],
     "dcc.request_signature": ["warn", "require"],
+    "gpio.buttons.*.action": ["query", "reboot"],
+    "gpio.backend": ["auto", "gpiod", "rpi-gpio", "memory", "none"],
+    "notify.*.type": ["file", "command", "webhook"],
+    "log.level": ["error", "warning", "info", "debug"],
     "dcc.request_rules": ["warn", "require"],
     "dcc.device_list": ["warn", "require"],
     "dcc.inventory.type": [kind.value for kind in DeviceType],
@@ -222,6 +293,13 @@ RANGES: Mapping[str, tuple[int, int]] = {
     "ota.errors_max": (1, 1000),
     "ota.query_jitter_percent": (0, 100),
     "activation.trial_starts_max": (1, 1000),
+    "switch.start_randomisation_min": (0, 60),  # minutes; ZSE, Demand Response and Load Control
+    "switch.duration_randomisation_min": (0, 60),
+    "switch.device_class": (0, 0xFFFF),
+    "switch.enrollment_group": (0, 0xFF),
+    "switch.discovery_interval_s": (1, 86400),
+    "switch.ask_retry_first_ms": (100, 3_600_000),
+    "switch.ask_retry_last_ms": (100, 3_600_000),
     "hub.block_size_max": (1, 255),
     "radio.channels": (11, 26),  # of IEEE 802.15.4 at 2.4 GHz
     "radio.baud": (1200, 4_000_000),
@@ -241,6 +319,7 @@ _ENTITIES = (
 # What a text must look like, and how that is said.
 _ALERT_CODE = (re.compile(r"N\d{1,3}|AD1"), "a DCC alert code such as N60")
 _GBCS_VERSION = (re.compile(r"\d{1,3}\.\d{1,3}"), "a GBCS version such as 4.1")
+_URL = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(:\d{1,5})?(/[!-~]*)?")
 _INSTALL_CODE = (re.compile(r"[0-9A-Fa-f]{36}"), "36 hexadecimal digits, the CRC the last four")
 _LINK_KEY = (re.compile(r"[0-9A-Fa-f]{32}"), "32 hexadecimal digits")
 PATTERNS: Mapping[str, tuple[re.Pattern[str], str]] = {
@@ -267,6 +346,9 @@ def read_device_config(path: Path) -> DeviceConfig:
         ConfigError: one line: file, line, what was found, what is expected.
     """
     text, config = _read(path, DeviceConfig)
+    _check_lines(text, config)
+    for name, section in config.notify.items():
+        _check_sink(text, f"notify.{name}", section)
     storage, control = config.storage, config.control
     if not storage.directory:
         storage = dataclasses.replace(storage, directory=str(state_directory(path.stem)))
@@ -275,6 +357,52 @@ def read_device_config(path: Path) -> DeviceConfig:
     _check_socket(text, "control.socket", control.socket)
     radio = _checked_radio(text, config.radio)
     return dataclasses.replace(config, radio=radio, storage=storage, control=control)
+
+
+def _check_lines(text: _Text, config: DeviceConfig) -> None:
+    """Every line must be one that something drives, and everything driven must have its line."""
+    gpio = config.gpio
+    for name in gpio.relays:
+        if name in gpio.indicators:
+            where = f"gpio.indicators.{name}"
+            raise _wrong(text, where, f"{name!r}, a relay too", "another name")
+        if config.device.type != DeviceType.HCALCS.value:
+            where, found = f"gpio.relays.{name}", f"a relay of a {config.device.type}"
+            raise _wrong(text, where, found, "an hcalcs, which has a load switch")
+        if config.switch.relays and name not in config.switch.relays:
+            found = ", ".join(config.switch.relays)
+            raise _wrong(text, "switch.relays", found, f"{name} too, or no such relay")
+    for name in gpio.buttons:
+        if name in gpio.lines:
+            where = f"gpio.buttons.{name}"
+            raise _wrong(text, where, f"{name!r}, an output too", "another name")
+    for name in config.switch.relays:
+        if name not in gpio.relays:
+            expected = f"one of {', '.join(gpio.relays) or 'no relays'} ([gpio.relays])"
+            raise _wrong(text, "switch.relays", repr(name), expected)
+    for name in gpio.indicators:
+        if name not in INDICATORS:
+            where = f"gpio.indicators.{name}"
+            raise _wrong(text, where, repr(name), " or ".join(INDICATORS))
+
+
+def _check_sink(text: _Text, where: str, section: NotifySection) -> None:
+    """Exactly the key of its type, and names that there are."""
+    own = {"file": "path", "command": "command", "webhook": "url"}[section.type]
+    for key in ("path", "command", "url"):
+        value = getattr(section, key)
+        if key == own and not value:
+            raise ConfigError(f"{text.where(where)}: missing key {where}.{key}")
+        if key != own and value:
+            raise _wrong(text, f"{where}.{key}", "it", f"none for type {section.type!r}")
+    if section.command and not section.command[0].startswith("/"):
+        raise _wrong(text, f"{where}.command", repr(section.command[0]), "an absolute path")
+    if section.url and _URL.fullmatch(section.url) is None:
+        raise _wrong(text, f"{where}.url", repr(section.url), "http://HOST or https://HOST")
+    for name in section.names:
+        if name not in NOTIFICATIONS:
+            expected = "the name of a notification, as events shows"
+            raise _wrong(text, f"{where}.names", repr(name), expected)
 
 
 def read_hub_config(path: Path) -> HubConfig:
@@ -467,6 +595,11 @@ def _value(text: _Text, name: str, value: Any, hint: Any) -> Any:
         if not isinstance(value, dict):
             raise _wrong(text, name, _found(value), "a table")
         return _build(text, f"{name}.", value, hint)
+    if get_origin(hint) is Mapping:  # tables by names of the operator's choice
+        if not isinstance(value, dict):
+            raise _wrong(text, name, _found(value), "tables by name")
+        kind = get_args(hint)[1]
+        return {key: _value(text, f"{name}.{key}", entry, kind) for key, entry in value.items()}
     if get_origin(hint) is tuple:
         kind = get_args(hint)[0]
         raw, expected = _LISTS.get(kind, (dict, "a list of tables"))
@@ -479,8 +612,9 @@ def _value(text: _Text, name: str, value: Any, hint: Any) -> Any:
         raise _wrong(text, name, _found(value), _TYPES[hint])
     if hint is str and not value.isprintable():  # no path or name has a control character
         raise _wrong(text, name, _found(value), "printable characters")
-    if name in CHOICES and value not in CHOICES[name]:
-        raise _wrong(text, name, repr(value), " or ".join(CHOICES[name]))
+    choices = CHOICES.get(_BY_NAME.sub(r"\1.*", name))
+    if choices is not None and value not in choices:
+        raise _wrong(text, name, repr(value), " or ".join(choices))
     if name in PATTERNS and PATTERNS[name][0].fullmatch(value) is None:
         raise _wrong(text, name, repr(value), PATTERNS[name][1])
     if name in _ENTITIES:
@@ -495,6 +629,7 @@ def _value(text: _Text, name: str, value: Any, hint: Any) -> Any:
     return value
 
 
+_BY_NAME = re.compile(r"^(notify|gpio\.(?:relays|indicators|buttons))\.[^.]+")
 _TYPES = {str: "a string", int: "a whole number", bool: "true or false"}
 _LISTS = {str: (str, "a list of strings"), int: (int, "a list of whole numbers")}
 _SCHEMA_TYPES = {str: "string", int: "integer", bool: "boolean"}
@@ -527,6 +662,10 @@ def _schema_of(kind: Any, prefix: str) -> dict[str, Any]:
         name, hint = f"{prefix}{item.name}", _without_none(hints[item.name])
         if dataclasses.is_dataclass(hint):
             properties[item.name] = _schema_of(hint, f"{name}.")
+            continue
+        if get_origin(hint) is Mapping:
+            entry = _schema_of(get_args(hint)[1], f"{name}.*.")
+            properties[item.name] = {"type": "object", "additionalProperties": entry}
             continue
         if get_origin(hint) is tuple:
             inner = get_args(hint)[0]

@@ -208,6 +208,27 @@ class ActivationSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadSwitchSettings:
+    """The switch of an HCALCS. No public text has these numbers: all are (default), supplement 3.1.
+
+    Closed means that the load has its supply.
+    """
+
+    relays: tuple[str, ...] = ()  # driven alike; the daemon puts in every relay there is
+    idle_closed: bool = False  # while no event is in force
+    power_up_closed: bool = False  # until the ESME has answered
+    restore: bool = True  # without its answer: the last commanded state, after that time
+    restore_after_s: int = 300
+    start_randomisation_min: int = 30  # minutes; where an event asks for it
+    duration_randomisation_min: int = 30
+    device_class: int = 0x0FFF  # an event for any of these classes is ours
+    enrollment_group: int = 0  # 0: whatever group an event names
+    discovery_interval_s: int = 120
+    ask_retry_first_ms: int = 5_000  # doubling, until the ESME has answered
+    ask_retry_last_ms: int = 300_000
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceSettings:
     """Who the device is and which rules it follows."""
 
@@ -223,3 +244,4 @@ class DeviceSettings:
     check_validity: bool = False  # of certificates by their dates, once the time is known
     ota: OtaSettings = field(default_factory=OtaSettings)
     activation: ActivationSettings = field(default_factory=ActivationSettings)
+    switch: LoadSwitchSettings = field(default_factory=LoadSwitchSettings)  # of an HCALCS

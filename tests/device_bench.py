@@ -1,4 +1,7 @@
-"""One device on a medium: the test plays hub, radio, clock, operator and supply, step by step."""
+"""One device on a medium: the test plays hub, radio, clock, operator and supply, step by step.
+
+After every step the indicators are held to the state that ``status`` tells.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,8 @@ from firmware_node.boundary import (
     Reboot,
     SendConfirmed,
     SendFrame,
+    SetIndicator,
+    SetRelay,
     Started,
 )
 from firmware_node.crypto import Keyring
@@ -58,6 +63,7 @@ class DeviceBench:
         self.head_end = HeadEnd(ACB, KEYS, first_counter=1000)
         self.now = 0
         self.auto_commit = True
+        self.edges: list[SetRelay] = []  # in every life
         self.restart()
 
     # --- life ---------------------------------------------------------------------------------
@@ -76,6 +82,7 @@ class DeviceBench:
             factory_image=self.factory,
         )
         self.tunnel_id = 0
+        self.lit: dict[str, bool] = {}
         self.clear()
         self.step(Started())
         return self
@@ -89,14 +96,22 @@ class DeviceBench:
 
     def step(self, item: Input | None) -> list[Effect]:
         before = dict(self.medium.records)
-        effects = self.last = list(self.device.step(item, self.now))
+        stepped = self.device.step(item, self.now)
         assert self.medium.records == before, "a step committed"
         if self.auto_commit:
             self.storage.commit()
-        for effect in effects:
+        effects: list[Effect] = []
+        for effect in stepped:
+            if isinstance(effect, SetIndicator):
+                assert self.lit.get(effect.name) is not effect.on, "told again"
+                self.lit[effect.name] = effect.on
+                continue
+            effects.append(effect)
             match effect:
                 case SendFrame():
                     self.sent.append(effect)
+                case SetRelay():
+                    self.edges.append(effect)
                 case Notify():
                     self.notes.append(effect)
                 case Answer():
@@ -105,7 +120,22 @@ class DeviceBench:
                     self.ends.append(effect)
                 case _:
                     raise AssertionError(effect)
+        self.last = effects
+        self._look_at_indicators()
         return effects
+
+    def _look_at_indicators(self) -> None:
+        status = self.status()
+        if status["state"] == "restarting":
+            return  # the lines are let go of
+        lit = {name for name, on in self.lit.items() if on and name != "load"}
+        network = status["network"]
+        assert isinstance(network, dict)
+        expected = {"joined"} if network["joined"] else set()
+        shown = {"trial": "waiting", "reverted": "failed"}.get(
+            str(status["state"]), str(status["state"])
+        )
+        assert lit == expected | ({shown} & {"downloading", "waiting", "failed"})
 
     def tick(self) -> int:
         """The next timer; the milliseconds that took."""

@@ -32,11 +32,12 @@ MAY_IMPORT = {
     "node.": (*FOUNDATION, "boundary", "wire.", "crypto", "sealing"),
     "rig.": (*FOUNDATION, "boundary", "wire.", "crypto", "sealing"),
     "virtual.": (*FOUNDATION, "wire.", "crypto"),
-    "config": FOUNDATION,
+    "config": (*FOUNDATION, "boundary"),
     "tools.": (*FOUNDATION, "wire.", "crypto", "sealing", "config", "tools.duis."),
     "tools.duis.": (*FOUNDATION, "wire.", "crypto"),
     "tools.render": (),  # how things look needs none of them
     "adapters.": (*FOUNDATION, "boundary", "wire.", "crypto", "config"),
+    "adapters.gpio.": (*FOUNDATION, "boundary"),
     "adapters.daemon": ("node.",),  # the drivers know their machines
     "adapters.hub_daemon": ("rig.",),
     "adapters.virtual_stick.": ("virtual.", "adapters."),
@@ -47,6 +48,7 @@ MAY_IMPORT = {
     "demo": (*FOUNDATION, "adapters.control_client", "tools.render"),
     "cli": ("",),  # anything
     "cli_dcc": ("",),
+    "cli_operator": ("",),
     "cli_radio": ("",),
 }
 # The two that know devices as well as hubs.
@@ -74,8 +76,8 @@ ONLY_IMPORTED_IN = {
         "tools.decode_input",
     ),
     "signxml": ("tools.duis.signature",),
-    "h11": ("adapters.control",),
-    "sqlite3": ("adapters.storage",),
+    "h11": ("adapters.control", "adapters.sinks"),
+    "sqlite3": ("adapters.storage", "adapters.spool"),
     "serial": ("adapters.znp.ports",),
 }
 # The daemons' drivers: whatever a step raises ends the process, told once. To the replay of a

@@ -14,9 +14,9 @@ import os
 import re
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from firmware_node.adapters.control import ControlServer, Document, Refusal, Request, stream
 from firmware_node.adapters.driver import (
@@ -27,23 +27,34 @@ from firmware_node.adapters.driver import (
     notify_systemd,
     now_ms,
     on_signals,
+    reloading,
 )
+from firmware_node.adapters.gpio import open_lines
+from firmware_node.adapters.gpio.buttons import LOOK_S, Button
+from firmware_node.adapters.gpio.memory_lines import NoLines
 from firmware_node.adapters.pace import Watch
 from firmware_node.adapters.radios import device_radio
+from firmware_node.adapters.service import device_words, tell_status
 from firmware_node.adapters.storage import ROOM, FileStorage
+from firmware_node.adapters.virtual_radio import DEVICE_ENDPOINT, HCALCS_ENDPOINT
 from firmware_node.boundary import (
     Answer,
     Effect,
     EraseAndReboot,
     FactoryResetRequested,
     Input,
+    LineSpec,
     LoadImage,
     Notify,
     QueryRequested,
     Reboot,
     RebootRequested,
+    RelayPort,
     SendFrame,
+    SetIndicator,
+    SetRelay,
     Started,
+    SwitchRequested,
 )
 from firmware_node.config import DeviceConfig, read_image
 from firmware_node.crypto import Keyring
@@ -57,9 +68,12 @@ from firmware_node.errors import (
 from firmware_node.node.device import Device
 from firmware_node.node.logs import Log
 from firmware_node.node.verification import verify_image
-from firmware_node.terms import ImageKey
+from firmware_node.terms import DeviceType, ImageKey
 from firmware_node.wire.manufacturer_image import Manifest, build
 from firmware_node.wire.ota_file import OtaHeader, build_gb_plain
+
+if TYPE_CHECKING:
+    from firmware_node.adapters.sinks import Notices  # only a daemon with sinks carries them
 
 CRASH_PAUSE_S = 0.2  # a crash loop of the emulated image must not eat the machine
 FORGET_S = 10  # that a factory reset waits for the radio to leave its network
@@ -69,12 +83,17 @@ FACTORY_BODY_SIZE = 1024  # bytes; it only has to be there
 _log = logging.getLogger(__name__)
 
 
-def run_device(config: DeviceConfig, factory_image: bytes, keyring: Keyring) -> int:
-    """Run until stopped; the exit code. Does not return when the device restarts."""
+def run_device(
+    config: DeviceConfig, factory_image: bytes, keyring: Keyring, reload: Callable[[], None]
+) -> int:
+    """Run until stopped; the exit code. Does not return when the device restarts.
+
+    ``reload`` is what SIGHUP asks for.
+    """
     _check_keys(config, keyring)
     _check_factory_image(config, factory_image, keyring)
     storage = FileStorage(Path(config.storage.directory), config.storage.bank_size)
-    daemon = DeviceDaemon(config, storage, keyring, factory_image)
+    daemon = DeviceDaemon(config, storage, keyring, factory_image, reload)
     try:
         code = asyncio.run(daemon.main())
         if daemon.restart is not None:
@@ -122,8 +141,10 @@ class DeviceDaemon:
         storage: FileStorage,
         keyring: Keyring,
         factory_image: bytes,
+        reload: Callable[[], None],
     ) -> None:
         self._config = config
+        self._reload = reload
         self._storage = storage
         self._settings = config.settings()
         self._device = Device(
@@ -131,12 +152,23 @@ class DeviceDaemon:
         )
         self._events = Events()
         self._driver = Driver(
-            self._device, storage.commit, self._perform, lambda: self._radio.flush(), self._fail
+            self._device,
+            storage.commit,
+            self._perform,
+            lambda: self._radio.flush(),
+            self._fail,
+            self._before_commit,
         )
         self._radio = device_radio(
-            config.radio, self._settings.entity_id, self._driver.deliver, self._fail
+            config.radio,
+            self._settings.entity_id,
+            HCALCS_ENDPOINT if self._settings.type is DeviceType.HCALCS else DEVICE_ENDPOINT,
+            self._driver.deliver,
+            self._fail,
         )
         self._control = ControlServer(Path(config.control.socket), self._handle)
+        self._gpio: RelayPort = NoLines()
+        self._notices: Notices | None = None
         self._answer: Answer | None = None
         self._stopping: asyncio.Future[int] | None = None
         self._error: BaseException | None = None
@@ -144,9 +176,40 @@ class DeviceDaemon:
         self.restart: str | None = None
 
     async def main(self) -> int:
+        """Run with the GPIO lines claimed, and leave them in their safe state; the exit code.
+
+        A restart in place lets go of them too: what begins again drives them anew.
+        """
+        gpio = self._config.gpio
+        specs = {name: LineSpec(x.line, x.active_low, x.safe) for name, x in gpio.lines.items()}
+        specs |= {
+            name: LineSpec(x.line, x.active_low, is_input=True) for name, x in gpio.buttons.items()
+        }
+        self._gpio = open_lines(gpio.backend, specs, chip=gpio.chip, allow_memory=gpio.allow_memory)
+        try:
+            self._notices = self._open_notices()
+            return await self._run()
+        finally:
+            if self._notices is not None:
+                self._notices.close()
+            self._gpio.release({name: section.safe for name, section in gpio.lines.items()})
+
+    def _open_notices(self) -> Notices | None:
+        if not self._config.notify:
+            return None
+        from firmware_node.adapters.sinks import Notices
+
+        directory = Path(self._config.storage.directory)
+        return Notices(directory, self._settings.entity_id, self._config.notify)
+
+    def _before_commit(self, effects: Sequence[Effect]) -> None:
+        if self._notices is not None:
+            self._notices.before_commit(effects)
+
+    async def _run(self) -> int:
         """Start, say that we are ready, run until something ends us."""
         self._stopping = asyncio.get_running_loop().create_future()
-        on_signals(self._on_signal)
+        on_signals(self._on_signal, self._on_reload)
         self._control.bind()  # a start counts in a trial, so it must not fail on this afterwards
         try:
             await self._open_radio()
@@ -156,12 +219,27 @@ class DeviceDaemon:
         self._driver.deliver(Started())
         if not self._stopping.done():
             await self._control.open()
-            notify_systemd("READY=1\nSTATUS=running")
+            notify_systemd(f"READY=1\nSTATUS={self._words()}")
             _log.warning("ready")
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._radio.run()), group.create_task(feed_watchdog())]
+            tasks = [
+                group.create_task(self._radio.run()),
+                group.create_task(feed_watchdog()),
+                group.create_task(tell_status(self._words, notify_systemd)),
+            ]
+            if self._config.gpio.buttons:
+                tasks.append(group.create_task(self._watch_buttons()))
+            if self._notices is not None:
+                tasks += [
+                    group.create_task(self._notices.run(name)) for name in self._config.notify
+                ]
             code = await self._stopping
-            notify_systemd("STOPPING=1")
+            # A restart in place is no stop: told STOPPING, systemd would kill what comes after it.
+            notify_systemd(
+                "STOPPING=1\nSTATUS=stopping"
+                if self.restart is None
+                else f"{reloading()}\nSTATUS=restarting: {self.restart}"
+            )
             for task in tasks:
                 task.cancel()
         self._driver.stop()
@@ -195,6 +273,14 @@ class DeviceDaemon:
         self._driver.stop()
         self._stop(code)
 
+    def _on_reload(self) -> None:
+        notify_systemd(reloading())
+        self._reload()
+        notify_systemd(f"READY=1\nSTATUS={self._words()}")
+
+    def _words(self) -> str:
+        return device_words(self._device.status(now_ms()))
+
     def _stop(self, code: int) -> None:
         if self._stopping is not None and not self._stopping.done():
             self._stopping.set_result(code)
@@ -214,6 +300,9 @@ class DeviceDaemon:
                 self._events.add(self._watch.heard(effect))
             case Answer():
                 self._answer = effect
+            case SetRelay(name=name, on=on) | SetIndicator(name=name, on=on):
+                if name in self._config.gpio.lines:
+                    self._gpio.set(name, on)
             case Reboot(reason=reason):
                 self._restart(reason)
             case EraseAndReboot():
@@ -221,6 +310,20 @@ class DeviceDaemon:
                 self._restart("factory_reset")
             case _:
                 raise TypeError(f"a device daemon cannot perform {type(effect).__name__}")
+
+    async def _watch_buttons(self) -> None:
+        buttons = {name: Button() for name in self._config.gpio.buttons}
+        while True:
+            for name, button in buttons.items():
+                if button.look(self._gpio.get(name)):
+                    self._pressed(name)
+            await asyncio.sleep(LOOK_S)
+
+    def _pressed(self, name: str) -> None:
+        action = self._config.gpio.buttons[name].action
+        _log.info("button %s: %s", name, action)
+        if self.restart is None:
+            self._driver.deliver(RebootRequested() if action == "reboot" else QueryRequested())
 
     def _restart(self, reason: str) -> None:
         """What this step sent before has left; now the process begins again."""
@@ -235,6 +338,10 @@ class DeviceDaemon:
         match request.method, request.path:
             case "GET", "/v1/status":
                 return self._status()
+            case "GET", "/v1/openapi.json":
+                from firmware_node.adapters.control_api import DEVICE_ROUTES, openapi
+
+                return openapi("firmware_node device", DEVICE_ROUTES)
             case "GET", "/v1/banks":
                 return {"running_bank": self._status()["running_bank"], **self._banks()}
             case "GET", "/v1/events":
@@ -248,6 +355,8 @@ class DeviceDaemon:
                 return self._ask(LoadImage(request.body, activate))
             case "POST", "/v1/query":
                 return self._ask(QueryRequested(_file_version(request)))
+            case "POST", "/v1/relay":
+                return self._ask(SwitchRequested(_is_closed(request)))
             case "POST", "/v1/reboot":
                 return self._ask(RebootRequested())
             case "POST", "/v1/factory-reset":
@@ -269,6 +378,8 @@ class DeviceDaemon:
     def _status(self) -> Document:
         status = self._device.status(now_ms())
         self._watch.add_to(status)
+        status["gpio"] = self._gpio.describe()
+        status["notify"] = {} if self._notices is None else self._notices.report()
         status["pid"] = os.getpid()
         return status
 
@@ -283,6 +394,13 @@ def _file_version(request: Request) -> int | None:
     if re.fullmatch(r"[0-9A-Fa-f]{1,8}", text) is None:
         raise Refusal(400, f"file_version: found {text!r}, expected up to 8 hex digits")
     return int(text, 16)
+
+
+def _is_closed(request: Request) -> bool:
+    state = request.query.get("state")
+    if state not in ("open", "closed"):
+        raise Refusal(400, f"state: found {state!r}, expected open or closed")
+    return state == "closed"
 
 
 def _log_named(text: str) -> Log:

@@ -35,7 +35,8 @@ class Driver:
     """Steps a machine on the loop: input, commit, effects, ``flush``; one timer on ``wake_at``.
 
     Inputs that arrive during a step (a confirm of a frame that could not leave) wait for their
-    turn. An exception of a step, or of the commit behind it, ends the process.
+    turn. An exception of a step, or of the commit behind it, ends the process. ``before_commit``
+    sees the effects of a step before they are certain.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Driver:
         perform: Callable[[Effect], None],
         flush: Callable[[], None],
         failed: Callable[[BaseException], None],
+        before_commit: Callable[[Sequence[Effect]], None] = lambda _: None,
     ) -> None:
         self._machine = machine
         self._step = machine.step
@@ -52,6 +54,7 @@ class Driver:
         self._perform = perform
         self._flush = flush
         self._failed = failed
+        self._before_commit = before_commit
         self._waiting: deque[Input | None] = deque()
         self._stepping = False
         self._timer: asyncio.TimerHandle | None = None
@@ -70,6 +73,7 @@ class Driver:
         try:
             while True:
                 effects = self._step(item, time.monotonic_ns() // 1_000_000)
+                self._before_commit(effects)
                 self._commit()
                 for effect in effects:
                     self._perform(effect)
@@ -145,7 +149,8 @@ class Events:
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self._kept.append({"n": self._number, "at": at, "name": note.name, **note.fields})
         level = logging.WARNING if note.name.endswith(_DEGRADED) else logging.INFO
-        _log.log(level, "%s %s", note.name, " ".join(f"{k}={v}" for k, v in note.fields.items()))
+        text = " ".join(f"{k}={v}" for k, v in note.fields.items())
+        _log.log(level, "%s %s", note.name, text, extra={"notification": note})
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -182,6 +187,11 @@ def notify_systemd(text: str) -> None:
         _log.warning("NOTIFY_SOCKET: %s", error)
 
 
+def reloading() -> str:
+    """What is told while the daemon is not ready for a moment; READY=1 ends it."""
+    return f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}"
+
+
 async def feed_watchdog() -> None:
     """WATCHDOG=1 from the event loop at half of WATCHDOG_USEC."""
     interval_us = int(os.environ.get("WATCHDOG_USEC", "0"))
@@ -192,8 +202,9 @@ async def feed_watchdog() -> None:
         await asyncio.sleep(interval_us / 2_000_000)
 
 
-def on_signals(stop: Callable[[int], None]) -> None:
-    """Call ``stop`` with the exit code on SIGTERM (0) and SIGINT (130)."""
+def on_signals(stop: Callable[[int], None], reload: Callable[[], None]) -> None:
+    """Call ``stop`` with the exit code on SIGTERM (0) and SIGINT (130), ``reload`` on SIGHUP."""
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop, 0)
     loop.add_signal_handler(signal.SIGINT, stop, 130)
+    loop.add_signal_handler(signal.SIGHUP, reload)

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,10 +26,14 @@ from firmware_node.adapters.driver import (
     notify_systemd,
     now_ms,
     on_signals,
+    reloading,
 )
 from firmware_node.adapters.pace import Pace
 from firmware_node.adapters.radios import hub_radio
+from firmware_node.adapters.service import hub_words, tell_status
 from firmware_node.boundary import (
+    Answer,
+    CancelLoad,
     CarryMessage,
     Delivered,
     Effect,
@@ -39,6 +43,7 @@ from firmware_node.boundary import (
     MessageUp,
     Notify,
     OfferImage,
+    ScheduleLoad,
     SendFrame,
     SetClock,
     Started,
@@ -57,15 +62,15 @@ MESSAGES_KEPT = 1000  # in memory, for ``GET /v1/messages``
 _log = logging.getLogger(__name__)
 
 
-def run_hub(config: HubConfig) -> int:
-    """Run until stopped; the exit code.
+def run_hub(config: HubConfig, reload: Callable[[], None]) -> int:
+    """Run until stopped; the exit code. ``reload`` is what SIGHUP asks for.
 
     With ``check_validity`` the dates of certificates are judged once, at the start.
     """
     keyring = Keyring(read_key_folder(config.keys.directory), config.keys.directory)
     if config.keys.check_validity:
         keyring = keyring.at(utc_now())
-    return asyncio.run(HubDaemon(config, keyring).main())
+    return asyncio.run(HubDaemon(config, keyring, reload).main())
 
 
 def utc_now() -> int:
@@ -76,8 +81,9 @@ def utc_now() -> int:
 class HubDaemon:
     """One life of the process."""
 
-    def __init__(self, config: HubConfig, keyring: Keyring) -> None:
+    def __init__(self, config: HubConfig, keyring: Keyring, reload: Callable[[], None]) -> None:
         self._config = config
+        self._reload = reload
         self._keyring = keyring
         self._acb = _acb(config, keyring)
         hub_id = EntityId.parse(config.hub.entity_id)
@@ -106,11 +112,12 @@ class HubDaemon:
         self._stopping: asyncio.Future[int] | None = None
         self._error: BaseException | None = None
         self._entropy = SystemEntropy()
+        self._answer: Answer | None = None
 
     async def main(self) -> int:
         """Open air and socket, say that we are ready, run until something ends us."""
         self._stopping = asyncio.get_running_loop().create_future()
-        on_signals(self._stop)
+        on_signals(self._stop, self._on_reload)
         try:
             self._control.bind()
             await self._radio.open()
@@ -118,11 +125,16 @@ class HubDaemon:
             await self._control.open()
             for problem in self._dcc.list_problems:
                 _log.warning("central_products_list: %s", problem)
-            notify_systemd("READY=1\nSTATUS=serving")
+            notify_systemd(f"READY=1\nSTATUS={self._words()}")
             _log.warning("ready")
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._radio.run()), group.create_task(feed_watchdog())]
+                tasks = [
+                    group.create_task(self._radio.run()),
+                    group.create_task(feed_watchdog()),
+                    group.create_task(tell_status(self._words, notify_systemd)),
+                ]
                 code = await self._stopping
+                notify_systemd("STOPPING=1\nSTATUS=stopping")
                 for task in tasks:
                     task.cancel()
         finally:
@@ -132,6 +144,14 @@ class HubDaemon:
         if self._error is not None:
             raise self._error
         return code
+
+    def _on_reload(self) -> None:
+        notify_systemd(reloading())
+        self._reload()
+        notify_systemd(f"READY=1\nSTATUS={self._words()}")
+
+    def _words(self) -> str:
+        return hub_words(self._hub.status(now_ms()))
 
     def _stop(self, code: int) -> None:
         if self._stopping is not None and not self._stopping.done():
@@ -147,6 +167,8 @@ class HubDaemon:
                 self._radio.send(effect)
             case Notify():
                 self._events.add(effect)
+            case Answer():
+                self._answer = effect
             case MessageUp(message=message):
                 self._head_end_step(MessageArrived(message))
             case Delivered():
@@ -181,6 +203,10 @@ class HubDaemon:
         match request.method, request.path:
             case "GET", "/v1/status":
                 return self._hub.status(now_ms())
+            case "GET", "/v1/openapi.json":
+                from firmware_node.adapters.control_api import HUB_ROUTES, openapi
+
+                return openapi("firmware_node hub", HUB_ROUTES)
             case "GET", "/v1/messages":
                 return {"messages": list(self._messages)}
             case "GET", "/v1/events":
@@ -189,24 +215,32 @@ class HubDaemon:
                 return stream(self._events.all())
             case "PUT", "/v1/clock":
                 return self._set_clock(request.body)
+            case "POST", "/v1/load-events":
+                return self._ask(_load_event(request))
+            case "DELETE", "/v1/load-events":
+                return self._ask(
+                    CancelLoad(
+                        _device(request),
+                        _number(request, "id", None),
+                    )
+                )
             case "POST", "/v1/requests":
                 return self._take_request(request)
         raise Refusal(404, f"{request.method} {request.path} is not known")
 
     def _set_clock(self, body: bytes) -> Document:
-        try:
-            moment = datetime.fromisoformat(body.decode("ascii").strip())
-            if moment.tzinfo is None:
-                moment = moment.replace(tzinfo=UTC)
-            utc = int((moment - _EPOCH).total_seconds())
-            if not 0 <= utc < 2**32 - 1:
-                raise ValueError
-        except ValueError as error:
-            raise Refusal(
-                400, f"time: found {body[:40].decode(errors='replace')!r}, expected RFC 3339"
-            ) from error
-        self._driver.deliver(SetClock(utc))
+        self._driver.deliver(SetClock(_utc_of(body.decode(errors="replace"))))
         return {"utc": self._hub.status(now_ms())["utc"]}
+
+    def _ask(self, item: Input) -> Document:
+        self._answer = None
+        self._driver.deliver(item)
+        return self._answered()
+
+    def _answered(self) -> Document:
+        if self._answer is None:
+            raise Refusal(503, "the hub is stopping")
+        return {"done": self._answer.done, "text": self._answer.text}
 
     def _take_request(self, request: Request) -> AsyncIterator[Document]:
         """First what was understood, then deliveries, messages and answers as they come.
@@ -295,6 +329,49 @@ class HubDaemon:
             pace = paces.setdefault(device, Pace(offset, blocks))
             fields = {"entity_id": str(device), "file_offset": offset, "total_size": total}
             yield {"progress": fields | pace.report(offset, total, blocks)}
+
+
+def _utc_of(text: str) -> int:
+    """Seconds since 2000-01-01T00:00:00Z of an RFC 3339 time."""
+    try:
+        moment = datetime.fromisoformat(text.strip())
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        utc = int((moment - _EPOCH).total_seconds())
+        if not 0 <= utc < 2**32 - 1:
+            raise ValueError
+    except ValueError as error:
+        raise Refusal(400, f"time: found {text[:40]!r}, expected RFC 3339") from error
+    return utc
+
+
+def _device(request: Request) -> EntityId:
+    return EntityId.parse(request.query.get("device", ""))
+
+
+def _number(request: Request, name: str, default: int | None) -> int | None:
+    text = request.query.get(name)
+    if text is None:
+        return default
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise Refusal(400, f"{name}: found {text[:40]!r}, expected a number")
+    return int(text)
+
+
+def _load_event(request: Request) -> ScheduleLoad:
+    query = request.query
+    state = query.get("state")
+    if state not in ("open", "closed"):
+        raise Refusal(400, f"state: found {state!r}, expected open or closed")
+    minutes = _number(request, "minutes", 0) or 0
+    start = _utc_of(query["start"]) if "start" in query else 0
+    return ScheduleLoad(
+        _device(request),
+        state == "closed",
+        minutes,
+        start,
+        bool(query.get("randomise")),
+    )
 
 
 def _patience_s(request: Request) -> int | None:

@@ -10,12 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from firmware_node.adapters.virtual_radio import (
-    DEVICE_ENDPOINT,
-    HUB_ENDPOINT,
-    AirClient,
-    AirServer,
-)
+from firmware_node.adapters.virtual_radio import HUB_ENDPOINT, AirClient, AirServer
 from firmware_node.boundary import Input, SendFrame
 from firmware_node.config import RadioSection
 from firmware_node.errors import EnvironmentFailure
@@ -52,6 +47,7 @@ class Radio(Protocol):
 def device_radio(
     settings: RadioSection,
     entity_id: EntityId,
+    endpoint: zdo.Endpoint,
     deliver: Callable[[Input], None],
     failed: Callable[[BaseException], None],
 ) -> Radio:
@@ -61,10 +57,10 @@ def device_radio(
         EnvironmentFailure: zigpy-znp is not installed.
     """
     if settings.type == "virtual":
-        return AirClient(Path(settings.air), entity_id, deliver)
-    endpoints = [DEVICE_ENDPOINT]
+        return AirClient(Path(settings.air), entity_id, deliver, endpoint)
+    endpoints = [endpoint]
     if settings.profile == "lenient":
-        endpoints = lenient_endpoints()
+        endpoints = lenient_endpoints(endpoint)
     return _stick(settings, settings.role, entity_id, endpoints, deliver, failed)
 
 
@@ -80,23 +76,23 @@ def hub_radio(
     return _stick(settings, "coordinator", entity_id, [HUB_ENDPOINT], deliver, failed)
 
 
-def lenient_endpoints() -> list[zdo.Endpoint]:
+def lenient_endpoints(endpoint: zdo.Endpoint) -> list[zdo.Endpoint]:
     """The Smart Energy endpoint and its twin for coordinators that speak 0x0104 alone.
 
     Stock coordinators update the first endpoint that lists the OTA cluster, whatever its profile
     (zigbee-znp.md 0, 5.3), and zigpy gives an interview up when one that lists Basic is silent.
     So here only the twin lists these two. Frames of either come to the device.
     """
-    in_clusters = tuple(each for each in DEVICE_ENDPOINT.in_clusters if each != zcl.BASIC_CLUSTER)
-    out_clusters = tuple(each for each in DEVICE_ENDPOINT.out_clusters if each != ota.CLUSTER)
+    in_clusters = tuple(each for each in endpoint.in_clusters if each != zcl.BASIC_CLUSTER)
+    out_clusters = tuple(each for each in endpoint.out_clusters if each != ota.CLUSTER)
     twin = zdo.Endpoint(
         _TWIN,
         HOME_AUTOMATION_PROFILE,
         _SMART_PLUG,
-        DEVICE_ENDPOINT.in_clusters,
-        DEVICE_ENDPOINT.out_clusters,
+        endpoint.in_clusters,
+        endpoint.out_clusters,
     )
-    return [DEVICE_ENDPOINT._replace(in_clusters=in_clusters, out_clusters=out_clusters), twin]
+    return [endpoint._replace(in_clusters=in_clusters, out_clusters=out_clusters), twin]
 
 
 def _stick(

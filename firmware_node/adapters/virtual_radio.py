@@ -29,7 +29,7 @@ from firmware_node.boundary import (
 )
 from firmware_node.errors import DecodeError, EnvironmentFailure
 from firmware_node.terms import COORDINATOR, EntityId, ShortAddress
-from firmware_node.wire import ota, tunneling, zcl, zdo
+from firmware_node.wire import drlc, ota, tunneling, zcl, zdo
 
 CHANNEL = 15
 RETRY_FIRST_S = 0.1
@@ -41,7 +41,7 @@ HUB_ENDPOINT = zdo.Endpoint(
     1,
     zcl.SMART_ENERGY_PROFILE,
     0x0500,
-    (zcl.TIME_CLUSTER, ota.CLUSTER),
+    (zcl.TIME_CLUSTER, ota.CLUSTER, drlc.CLUSTER),
     (zcl.BASIC_CLUSTER, tunneling.CLUSTER),
 )
 DEVICE_ENDPOINT = zdo.Endpoint(
@@ -50,6 +50,11 @@ DEVICE_ENDPOINT = zdo.Endpoint(
     0x0502,
     (zcl.BASIC_CLUSTER, tunneling.CLUSTER),
     (zcl.TIME_CLUSTER, ota.CLUSTER),
+)
+
+HCALCS_ENDPOINT = DEVICE_ENDPOINT._replace(
+    device=0x0504,  # ZSE: Load Control Device
+    out_clusters=(*DEVICE_ENDPOINT.out_clusters, drlc.CLUSTER),
 )
 
 
@@ -180,9 +185,16 @@ class AirServer:
 class AirClient:
     """A device's radio; joins whenever the hub is there."""
 
-    def __init__(self, path: Path, entity_id: EntityId, deliver: Callable[[Input], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        entity_id: EntityId,
+        deliver: Callable[[Input], None],
+        endpoint: zdo.Endpoint = DEVICE_ENDPOINT,
+    ) -> None:
         self._path = path
         self._entity_id = entity_id
+        self._endpoint = endpoint
         self._deliver = deliver
         self._link: Link | None = None
         self._lost = asyncio.Event()
@@ -264,7 +276,7 @@ class AirClient:
             if len(body) != _WELCOME.size:
                 raise DecodeError("virtual radio welcome", len(body), "expected 3 octets")
             address, channel = _WELCOME.unpack(body)
-            self._own = zdo.LocalNode(ShortAddress(address), self._entity_id, (DEVICE_ENDPOINT,))
+            self._own = zdo.LocalNode(ShortAddress(address), self._entity_id, (self._endpoint,))
             self._deliver(NetworkUp(ShortAddress(address), channel))
 
     def _on_lost(self, link: Link) -> None:

@@ -20,7 +20,7 @@ from firmware_node.terms import (
     EntityId,
     ImageKey,
 )
-from firmware_node.wire import ota, tunneling, zcl
+from firmware_node.wire import drlc, ota, tunneling, zcl, zdo
 from firmware_node.wire.manufacturer_image import Manifest
 from firmware_node.wire.zcl import AttributeValue, Status
 
@@ -40,7 +40,7 @@ _Values = Mapping[int, tuple[int, int | bytes | EntityId]]
 
 
 class Attributes:
-    """Basic, OTA client and Tunneling server attributes."""
+    """Basic, OTA client, Tunneling server and, of an HCALCS, load control client attributes."""
 
     def __init__(self, settings: DeviceSettings) -> None:
         self._settings = settings
@@ -56,12 +56,15 @@ class Attributes:
         """Whether a frame is a general command other than a response: ours to answer."""
         payload = frame.payload
         return (
-            len(payload) >= 3
+            frame.profile != zdo.PROFILE
+            and len(payload) >= 3
             and payload[0] & 0x03 == 0
             and payload[4 if payload[0] & 0x04 and len(payload) >= 5 else 2] not in _RESPONSES
         )
 
-    def answer(self, frame: Frame, ota_values: _Values) -> Sequence[Effect]:
+    def answer(
+        self, frame: Frame, ota_values: _Values, switch_values: _Values | None = None
+    ) -> Sequence[Effect]:
         """Read Attributes Response, or a Default Response that says what is wrong.
 
         Which side asks is not looked at: some tools name the wrong one, and reading is harmless.
@@ -72,7 +75,7 @@ class Attributes:
             return ()  # there is no command to answer
         if not header.cluster_specific and header.command in _RESPONSES:
             return ()
-        known = self._cluster(frame.cluster, ota_values)
+        known = self._cluster(frame.cluster, ota_values, switch_values)
         if known is None:
             return default_response(frame, Status.UNSUPPORTED_CLUSTER)
         if header.cluster_specific:
@@ -91,11 +94,15 @@ class Attributes:
         payload = zcl.encode(reply, _records(wanted, known))
         return (SendFrame(frame._replace(payload=payload, broadcast=False)),)
 
-    def _cluster(self, cluster: int, ota_values: _Values) -> _Values | None:
+    def _cluster(
+        self, cluster: int, ota_values: _Values, switch_values: _Values | None
+    ) -> _Values | None:
         if cluster == zcl.BASIC_CLUSTER:
             return self._basic()
         if cluster == ota.CLUSTER:
             return ota_values
+        if cluster == drlc.CLUSTER:
+            return switch_values
         if cluster == tunneling.CLUSTER:
             return {0x0000: (zcl.UINT16, tunneling.CLOSE_TUNNEL_TIMEOUT_S)}
         return None

@@ -7,6 +7,7 @@
     activation runs it      ``_activate``       banks switch, the process starts again on trial
     a notification tells    ``_trial_passed`` / ``_trial_failed``: confirm or revert, then
                             ``GbcsParty.tell_outcome``: CS09, or what CS06 is answered with
+    a switch moves          ``LoadSwitch``, of an HCALCS alone: load control, beside all of this
     a command comes in      ``GbcsParty.receive``: checked, counter stored, carried out, answered
 
 Stages never call each other; they return effects, or typed values that only ``_take`` routes.
@@ -17,6 +18,7 @@ Ordering rules:
 1. ``Started`` is the first input: banks recover, then counters, then the stages may speak.
 2. A confirm or revert and its alert are one step, so one transaction (I8).
 3. An activation is the last thing of its step: after it only ``Reboot`` leaves.
+4. The switch hears of the running image before ``Started``: a faulty one moves nothing, ever.
 """
 
 from __future__ import annotations
@@ -41,8 +43,11 @@ from firmware_node.boundary import (
     RebootRequested,
     SendConfirmed,
     SendFrame,
+    SetIndicator,
+    SetRelay,
     Started,
     Storage,
+    SwitchRequested,
 )
 from firmware_node.crypto import Keyring
 from firmware_node.errors import (
@@ -55,6 +60,8 @@ from firmware_node.node.assembly import Assembly
 from firmware_node.node.attributes import Attributes, TimeClient, UtcLearned
 from firmware_node.node.banks import Banks, Outcome, StartReport, Wanted
 from firmware_node.node.counters import Counters
+from firmware_node.node.indicators import Indicators
+from firmware_node.node.load_switch import LoadSwitch
 from firmware_node.node.logs import Log
 from firmware_node.node.ota_client import (
     ActivationRequested,
@@ -118,6 +125,12 @@ class Device:
         self._results = Results(storage.records)
         self._attributes = Attributes(settings)
         self._trial = Trial(settings.activation)
+        self._switch = (
+            LoadSwitch(settings.switch, storage.records, entropy)
+            if settings.type is DeviceType.HCALCS
+            else None
+        )
+        self._indicators = Indicators()
         self._network: NetworkUp | None = None
         self._restarting = False
 
@@ -134,6 +147,7 @@ class Device:
             self._assembly.wake_at,
             self._tunnel.wake_at,
             self._party.wake_at,
+            None if self._switch is None else self._switch.wake_at,
         )
         return min((at for at in times if at is not None), default=None)
 
@@ -151,14 +165,12 @@ class Device:
                 effects.extend(self._outbox.confirmed(item, now_ms))
             case NetworkUp():
                 self._network = item
-                self._take(self._time.step(item, now_ms), now_ms, effects)
-                self._take(self._ota.step(item, now_ms), now_ms, effects)
+                self._on_network(item, now_ms, effects)
             case NetworkDown():
                 self._network = None
                 self._tunnel.network_down()
                 self._outbox.tunnel_lost()
-                self._take(self._time.step(item, now_ms), now_ms, effects)
-                self._take(self._ota.step(item, now_ms), now_ms, effects)
+                self._on_network(item, now_ms, effects)
             case Started():
                 self._start(now_ms, effects)
             case LoadImage():
@@ -166,6 +178,8 @@ class Device:
             case QueryRequested(file_version=version):
                 effects.append(Answer(done=True, text="asking the OTA server"))
                 self._take(self._ota.query_now(version, now_ms), now_ms, effects)
+            case SwitchRequested():
+                self._on_switch_requested(item, now_ms, effects)
             case RebootRequested():
                 effects.append(Answer(done=True, text="restarting"))
                 self._reboot("operator", effects)
@@ -177,6 +191,9 @@ class Device:
                 raise TypeError(f"a device takes no {type(item).__name__}")
         if self._outbox.has_new and not self._restarting:
             effects.extend(self._outbox.pump(now_ms))
+        # A frame changes nothing that can be seen, unless something is told of it.
+        if not self._restarting and (type(item) is not FrameReceived or _tells(effects)):
+            effects.extend(self._indicators.show(self._network is not None, self._state()))
         return effects
 
     # --- a frame comes in -----------------------------------------------------------------------
@@ -192,10 +209,34 @@ class Device:
                 effects.extend(self._outbox.pump(now_ms))
         elif self._time.claims(frame):
             self._take(self._time.step(item, now_ms), now_ms, effects)
+        elif (
+            self._switch is not None
+            and self._switch.claims(frame)
+            and not self._attributes.claims(frame)
+        ):
+            self._take(self._switch.step(item, now_ms), now_ms, effects)
         elif frame.profile == 0:
             self._take(self._ota.step(item, now_ms), now_ms, effects)  # answers to its discovery
         else:
-            effects.extend(self._attributes.answer(frame, self._ota.attributes()))
+            switch = None if self._switch is None else self._switch.attributes()
+            effects.extend(self._attributes.answer(frame, self._ota.attributes(), switch))
+
+    def _on_network(
+        self, item: NetworkUp | NetworkDown, now_ms: int, effects: list[Effect]
+    ) -> None:
+        self._take(self._time.step(item, now_ms), now_ms, effects)
+        self._take(self._ota.step(item, now_ms), now_ms, effects)
+        if self._switch is not None:
+            self._take(self._switch.step(item, now_ms), now_ms, effects)
+
+    def _on_switch_requested(
+        self, item: SwitchRequested, now_ms: int, effects: list[Effect]
+    ) -> None:
+        if self._switch is None:
+            text = f"a {self._settings.type.value} has no load switch"
+            effects.append(Answer(done=False, text=text))
+        else:
+            self._take(self._switch.step(item, now_ms), now_ms, effects)
 
     def _on_timer(self, now_ms: int, effects: list[Effect]) -> None:
         if _due(self._time.wake_at, now_ms):
@@ -208,6 +249,8 @@ class Device:
             self._take(self._party.timer(now_ms), now_ms, effects)
         if self._restarting:
             return
+        if self._switch is not None and _due(self._switch.wake_at, now_ms):
+            self._take(self._switch.step(None, now_ms), now_ms, effects)
         if _due(self._assembly.wake_at, now_ms):
             self._assembly.timer(now_ms)
         if _due(self._tunnel.wake_at, now_ms):
@@ -219,7 +262,7 @@ class Device:
         """Route what a stage handed over, in pipeline order; effects pass through."""
         for output in outputs:
             match output:
-                case SendFrame() | Notify():
+                case SendFrame() | Notify() | SetRelay() | SetIndicator() | Answer():
                     effects.append(output)
                 case ImageHeld():
                     self._verify_held(now_ms, effects)
@@ -336,6 +379,9 @@ class Device:
         if held.state is BankState.VERIFIED and held.image is not None:
             self._ota.image_kept(held.image, held.size)
         self._trial.begin(report.manifest, report.trial, now_ms)
+        if self._switch is not None:
+            self._switch.set_running(report.manifest is None or report.manifest.switch_works)
+            self._take(self._switch.step(Started(), now_ms), now_ms, effects)
         self._take(self._ota.step(Started(), now_ms), now_ms, effects)
 
     def _announce(self, report: StartReport, effects: list[Effect]) -> None:
@@ -394,6 +440,8 @@ class Device:
             self._records.put("time/not_before", b"%d" % utc)  # hourly (dual-bank.md 8)
         self._take(self._party.timer(now_ms), now_ms, effects)
         self._time.watch(self._party.schedule.is_pending, now_ms)
+        if self._switch is not None and not self._restarting:
+            self._take(self._switch.learn_utc(utc, now_ms), now_ms, effects)
 
     def _not_before(self) -> int:
         try:
@@ -435,6 +483,7 @@ class Device:
             "running_bank": self._banks.running.value,
             "counters": self._party.counters(),
             "outbox": len(self._outbox),
+            "switch": None if self._switch is None else self._switch.report(),
             "pending_activation": self._party.schedule.report(),
             "last_failure": self._results.last_failure(),
         }
@@ -484,6 +533,13 @@ class Device:
 
 def _due(at: int | None, now_ms: int) -> bool:
     return at is not None and at <= now_ms
+
+
+def _tells(effects: Sequence[Effect]) -> bool:
+    for effect in effects:  # noqa: SIM110 - for every block, and a generator costs more
+        if type(effect) is not SendFrame:
+            return True
+    return False
 
 
 def _image_notify(name: str, image: VerifiedImage) -> Notify:

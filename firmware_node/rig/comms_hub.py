@@ -1,7 +1,8 @@
 """A Comms Hub: routes frames to its OTA server and tunnel client, tells the time, raises CCS08.
 
 Each outcome of a transfer becomes one CCS08 alert to the access control broker: image discarded
-(1), hardware version mismatch (2), transfer failure (3), success (0). It never imports ``node``:
+(1), hardware version mismatch (2), transfer failure (3), success (0). Its ``LoadControl`` plays the
+ESME of a home that has none. It never imports ``node``:
 the far side must not share our mistakes. Source: gbcs.md 1.3, 3.6, 5, 6; gbcs-supplement 9, 10.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from firmware_node.boundary import (
+    CancelLoad,
     CarryMessage,
     Effect,
     Frame,
@@ -22,6 +24,7 @@ from firmware_node.boundary import (
     OfferImage,
     PeerAnnounced,
     Records,
+    ScheduleLoad,
     SendConfirmed,
     SendFrame,
     SetClock,
@@ -30,13 +33,14 @@ from firmware_node.boundary import (
 from firmware_node.crypto import Keyring
 from firmware_node.errors import DecodeError
 from firmware_node.rig.hub_terms import HubSettings, Misbehaviour, Peer, default_response
+from firmware_node.rig.load_control import LoadControl
 from firmware_node.rig.ota_server import OtaServer, Outputs, TransferEnded
 from firmware_node.rig.own_counter import OwnCounter
 from firmware_node.rig.tunnel_client import TunnelClient
 from firmware_node.sealing import seal_signed
 from firmware_node.terms import EntityId, ShortAddress
+from firmware_node.wire import drlc, ota, tunneling, zcl
 from firmware_node.wire import firmware_messages as fm
-from firmware_node.wire import ota, tunneling, zcl
 from firmware_node.wire.gbcs import Cra, GroupingHeader
 from firmware_node.wire.zcl import AttributeValue, Status
 
@@ -65,6 +69,8 @@ class CommsHub:
         self._counter = OwnCounter(settings.first_counter, records, "hub/counter")
         self._ota = OtaServer(settings, self._peers, self.utc)
         self._tunnels = TunnelClient(settings)
+        # In seconds where counters are milliseconds: a hub schedules no two events in one.
+        self._load = LoadControl(self.utc, settings.first_counter // 1000 & 0x7FFFFFFF)
 
     @property
     def wake_at(self) -> int | None:
@@ -107,6 +113,7 @@ class CommsHub:
                 for who, peer in self._peers.items()
             ],
             "offers": self._ota.report(),
+            "load_events": self._load.report(),
         }
 
     def progress(self, entity_id: EntityId) -> tuple[int, int, int] | None:
@@ -141,6 +148,8 @@ class CommsHub:
             case SetClock(utc=utc):
                 self._utc_base = utc - now_ms // 1000
                 return ()
+            case ScheduleLoad(device=device) | CancelLoad(device=device):
+                return self._load.ask(item, self._peers.get(device), now_ms)
             case Started() | NetworkUp() | NetworkDown():
                 return ()
             case _:
@@ -183,11 +192,13 @@ class CommsHub:
             return self._take(outputs, now_ms)
         if frame.cluster == tunneling.CLUSTER and header.to_client:
             return self._tunnels.step(peer, frame, header, body, now_ms)
+        if frame.cluster == drlc.CLUSTER and not header.to_client and not frame.broadcast:
+            return self._load.step(peer, frame, header, body, now_ms)
         if frame.broadcast:
             return ()
         status = (
             Status.UNSUP_CLUSTER_COMMAND
-            if frame.cluster in (ota.CLUSTER, tunneling.CLUSTER, zcl.TIME_CLUSTER)
+            if frame.cluster in (ota.CLUSTER, tunneling.CLUSTER, drlc.CLUSTER, zcl.TIME_CLUSTER)
             else Status.UNSUPPORTED_CLUSTER
         )
         return (default_response(frame, header, status),)

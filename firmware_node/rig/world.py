@@ -36,12 +36,12 @@ from firmware_node.boundary import (
 )
 from firmware_node.errors import DecodeError
 from firmware_node.terms import COORDINATOR, EntityId, ShortAddress
-from firmware_node.wire import ota, tunneling, zcl, zdo
+from firmware_node.wire import drlc, ota, tunneling, zcl, zdo
 
 CHANNEL = 15
 RESTART_MS = 500
 DEVICE_CLUSTERS = (zcl.BASIC_CLUSTER, tunneling.CLUSTER)
-HUB_CLUSTERS = (zcl.TIME_CLUSTER, ota.CLUSTER)
+HUB_CLUSTERS = (zcl.TIME_CLUSTER, ota.CLUSTER, drlc.CLUSTER)
 
 
 class SeededEntropy:

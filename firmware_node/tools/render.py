@@ -99,6 +99,7 @@ def status(document: Mapping[str, Any]) -> None:
         _row("", f"{upgrade['file_offset']} of {upgrade['total_size']} bytes")
     seconds = waits["seconds"]
     _row("waits for", waits["text"] + (f", {duration(seconds)} left" if seconds else ""))
+    _switch(document)
     _row("outbox", f"{document['outbox']} messages")
     counters = [f"{name} {value}" for name, value in document["counters"].items() if value]
     _row("counters", ", ".join(counters) or "none used")
@@ -106,6 +107,29 @@ def status(document: Mapping[str, Any]) -> None:
     when = f" at {failure['at'] or 'an unknown time'}" if failure else ""
     _row("last failure", f"{failure['phase']}: {failure['cause']}{when}" if failure else "none")
     banks({"running_bank": document["running_bank"], **document["banks"]})
+
+
+def _switch(document: Mapping[str, Any]) -> None:
+    """The load switch, the events that command it, the lines, and sinks that hold something up."""
+    switch = document.get("switch")
+    if switch is not None:
+        esme = "no ESME found" if switch["esme"] is None else f"ESME {switch['esme']:04X}"
+        is_broken = switch["commanded"] != switch["switch"]
+        broken = (
+            f", and the firmware leaves it {switch['switch'] or 'undriven'}" if is_broken else ""
+        )
+        _row("switch", f"{switch['commanded']}{broken}; {esme}")
+        for event in switch["events"]:
+            now = "in force" if event["in_force"] else "to come"
+            span = f"{event['start']} to {event['end']}"
+            _row("", f"event {event['id']} {now}: {event['state']}, {span}")
+    lines = document.get("gpio", {}).get("lines", {})
+    if lines:
+        on = (f"{name} {'on' if line['on'] else 'off'}" for name, line in lines.items())
+        _row("lines", f"{', '.join(on)} ({document['gpio']['backend']})")
+    for name, sink in document.get("notify", {}).items():
+        if sink["failure"]:
+            _row("notify", _plain(f"{name}: {sink['waiting']} wait: {sink['failure']}"))
 
 
 def banks(document: Mapping[str, Any]) -> None:

@@ -12,6 +12,8 @@ from firmware_node.config import (
     KEY_FILE_MAX,
     DeviceConfig,
     HubConfig,
+    LineSection,
+    NotifySection,
     read_config,
     read_device_config,
     read_hub_config,
@@ -303,6 +305,112 @@ def test_an_image_file_is_limited_in_size(tmp_path: Path) -> None:
         read_image("/dev/zero")  # it tells no size and has no end
     path.write_bytes(b"image")
     assert read_image(str(path)) == b"image"
+
+
+HCALCS = DEVICE.replace('"ppmid"', '"hcalcs"')
+RELAYS = """\
+[gpio]
+backend = "gpiod"
+[gpio.relays.main]
+line = 17
+active_low = true
+[gpio.indicators.joined]
+line = 5
+safe = true
+"""
+
+
+def test_lines_have_the_names_that_the_operator_gave_them(file: Path) -> None:
+    file.write_text(HCALCS + RELAYS)
+    config = read_device_config(file)
+    gpio = config.gpio
+    assert config.settings().switch.relays == ("main",)  # what is not told is every relay
+    assert gpio.relays == {"main": LineSection(17, active_low=True)}
+    assert gpio.lines == {**gpio.relays, "joined": LineSection(5, safe=True)}
+    file.write_text(DEVICE)
+    assert read_device_config(file).gpio.lines == {}
+
+
+@pytest.mark.parametrize(
+    ("found", "instead", "reason"),
+    [
+        ("line = 17", "lnie = 17", ":20: unknown key gpio.relays.main.lnie; the nearest"),
+        ("line = 17\n", "", ":19: missing key gpio.relays.main.line"),
+        (
+            "indicators.joined",
+            "indicators.main",
+            ":22: gpio.indicators.main: found 'main', a",
+        ),
+        ("indicators.joined", "indicators.wifi", "found 'wifi', expected joined or downloading"),
+        ("[gpio]", '[switch]\nrelays = ["boost"]\n[gpio]', ":18: switch.relays: found boost, ex"),
+        ("[gpio]", '[switch]\nrelays = ["main", "x"]\n[gpio]', "found 'x', expected one of main"),
+        ("[gpio]", "[switch]\nstart_randomisation_min = 61\n[gpio]", "found 61, expected 0 to 60"),
+        ("[gpio]", "[gpio.buttons.main]\nline = 3\n[gpio]", "'main', an output too"),
+        ("[gpio]", '[gpio.buttons.b]\nline = 3\naction = "jump"\n[gpio]', "found 'jump'"),
+        ('"gpiod"', '"sysfs"', "found 'sysfs', expected auto or gpiod"),
+        ("[gpio.relays.main]\nline = 17\nactive_low = true", "relays = 5", "tables by name"),
+    ],
+)
+def test_a_mistake_in_a_line_is_one_line_too(
+    file: Path, found: str, instead: str, reason: str
+) -> None:
+    assert found in RELAYS
+    file.write_text(HCALCS + RELAYS.replace(found, instead))
+    with pytest.raises(ConfigError) as refused:
+        read_device_config(file)
+    assert reason in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+SINKS = """\
+[notify.file]
+type = "file"
+path = "told.jsonl"
+[notify.hook]
+type = "webhook"
+url = "http://[::1]:8080/hook?x=1"
+names = ["image_confirmed"]
+[notify.command]
+type = "command"
+command = ["/bin/cat", "-"]
+"""
+
+
+def test_sinks_have_the_names_that_the_operator_gave_them(file: Path) -> None:
+    file.write_text(DEVICE + SINKS)
+    notify = read_device_config(file).notify
+    assert notify["file"] == NotifySection("file", path="told.jsonl")
+    assert notify["hook"].names == ("image_confirmed",)
+    assert notify["command"].command == ("/bin/cat", "-")
+
+
+@pytest.mark.parametrize(
+    ("found", "instead", "reason"),
+    [
+        ('"file"\n', '"mail"\n', "notify.file.type: found 'mail', expected file or command"),
+        ('path = "told.jsonl"\n', "", ":17: missing key notify.file.path"),
+        ('type = "file"', 'type = "file"\nurl = "http://x"', "expected none for type 'file'"),
+        ("/bin/cat", "cat", "found 'cat', expected an absolute path"),
+        ("http://[::1]:8080", "ftp://x", "expected http://HOST or https://HOST"),
+        ("http://[::1]:8080", "http://user:secret@x", "expected http://HOST or https://HOST"),
+        ("image_confirmed", "image_conformed", "found 'image_conformed', expected the name of"),
+    ],
+)
+def test_a_mistake_in_a_sink_is_one_line_too(
+    file: Path, found: str, instead: str, reason: str
+) -> None:
+    assert found in SINKS
+    file.write_text(DEVICE + SINKS.replace(found, instead))
+    with pytest.raises(ConfigError) as refused:
+        read_device_config(file)
+    assert reason in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_relay_of_a_device_without_a_switch_is_refused(file: Path) -> None:
+    file.write_text(DEVICE + RELAYS)
+    with pytest.raises(ConfigError, match="a relay of a ppmid, expected an hcalcs"):
+        read_device_config(file)
 
 
 def test_the_schema_tells_choices_ranges_and_defaults() -> None:

@@ -18,6 +18,12 @@ ONLY_FOR_TOOLS = {
     "duis": ("lxml", "signxml", "xml"),
     "tests": ("hypothesis", "zigpy"),
     "znp": ("serial", "zigpy_znp"),
+    "sinks and lines": (
+        "firmware_node.adapters.sinks",
+        "firmware_node.adapters.spool",
+        "firmware_node.adapters.gpio.gpiod_lines",
+        "firmware_node.adapters.gpio.rpi_lines",
+    ),
     "ours": ("firmware_node.rig", "firmware_node.tools", "firmware_node.demo"),
 }
 

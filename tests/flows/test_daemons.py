@@ -64,8 +64,12 @@ class Running:
         )
         assert self.told().startswith("READY=1")
 
-    def told(self) -> str:
-        return self.manager.recv(1000).decode()
+    def told(self, wanted: str = "") -> str:
+        """What it says next that is no mere STATUS=, or next with ``wanted`` in it."""
+        while True:
+            text = self.manager.recv(1000).decode()
+            if wanted in text if wanted else not text.startswith("STATUS="):
+                return text
 
     def errors(self) -> IO[str]:
         assert self.process.stderr is not None
@@ -107,12 +111,67 @@ def test_a_reboot_keeps_the_process_and_what_is_stored(folder: Path) -> None:
     with Running(folder, "run", "ppmid") as daemon:
         before = json.loads(node("status", "--json", *control).stdout)
         assert node("reboot", *control).returncode == 0
-        assert daemon.told().startswith("STOPPING=1")
+        # STOPPING=1 would have systemd kill what begins again.
+        assert daemon.told().startswith("RELOADING=1")
         assert daemon.told().startswith("READY=1")
         after = json.loads(node("status", "--json", *control).stdout)
         assert after["pid"] == before["pid"] == daemon.process.pid
         assert after["banks"] == before["banks"]
         assert daemon.stop(signal.SIGTERM) == 0
+
+
+def test_sighup_takes_the_log_level_and_names_what_needs_a_start(folder: Path) -> None:
+    config = folder / "ppmid.toml"
+    with Running(folder, "run", "ppmid") as daemon:
+        assert "ready" in daemon.errors().readline()
+        written = config.read_text()
+        config.write_text(written + '[log]\nlevel = "info"\n[ota]\nblock_size = 48\n')
+        daemon.process.send_signal(signal.SIGHUP)
+        assert daemon.told().startswith("RELOADING=1\nMONOTONIC_USEC=")
+        assert daemon.told().startswith("READY=1\nSTATUS=degraded: no network")
+        assert "ota.block_size changed: it is taken at the next start" in daemon.errors().readline()
+        assert "configuration read again" in daemon.errors().readline()
+        config.write_text("[device]\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        assert daemon.told("READY=1")
+        assert "configuration not taken" in daemon.errors().readline()
+        config.write_text(written)
+        daemon.process.send_signal(signal.SIGHUP)
+        assert daemon.told("READY=1")
+        assert daemon.stop(signal.SIGTERM) == 0
+        assert daemon.errors().read() == ""  # the level is the command line's again
+
+
+def test_the_status_text_follows_the_state(folder: Path) -> None:
+    with Running(folder, "hub", "hub") as hub, Running(folder, "run", "ppmid") as device:
+        assert device.told("idle") == "STATUS=idle: running version 00000001 in bank A"
+        assert hub.told("1 device") == "STATUS=serving: 1 device, 0 offers"
+        assert hub.stop(signal.SIGTERM) == 0
+        assert hub.told("STOPPING") == "STOPPING=1\nSTATUS=stopping"
+        assert "degraded: no network" in device.told("degraded")
+
+
+def test_a_daemon_claims_its_lines_and_says_which_back_end_drives_them(folder: Path) -> None:
+    config = folder / "ppmid.toml"
+    lines = "[gpio.indicators.joined]\nline = 17\nsafe = true\n"
+    config.write_text(config.read_text() + '[gpio]\nbackend = "memory"\n' + lines)
+    with Running(folder, "run", "ppmid"):
+        status = json.loads(node("status", "--json", "--socket", f"{folder}/control.sock").stdout)
+    assert status["gpio"]["backend"] == "memory"
+    assert status["gpio"]["lines"]["joined"] == {"line": 17, "on": False, "consumer": None}
+
+
+def test_a_daemon_without_its_gpio_chip_is_an_error_of_the_environment(folder: Path) -> None:
+    config = folder / "ppmid.toml"
+    lines = "[gpio.indicators.joined]\nline = 17\n"
+    config.write_text(config.read_text() + '[gpio]\nchip = "no such chip"\n' + lines)
+    refused = node("run", str(config))
+    assert refused.returncode == 3
+    assert "no GPIO back end: gpiod: no chip no such chip" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    config.write_text(config.read_text().replace("line = 17", "line = 99"))
+    config.write_text(config.read_text().replace("[gpio]", '[gpio]\nbackend = "memory"'))
+    assert node("run", str(config)).returncode == 2
 
 
 def test_a_daemon_that_was_killed_starts_again_over_its_stale_sockets(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -12,6 +12,7 @@ from home import ACB, HUB, KEYS, PPMID, SETTINGS, image, with_ota
 from firmware_node.boundary import (
     NOTIFICATIONS,
     CarryMessage,
+    Effect,
     Frame,
     FrameReceived,
     Input,
@@ -22,8 +23,10 @@ from firmware_node.boundary import (
     OfferImage,
     ReadVersion,
     RebootRequested,
+    ScheduleLoad,
     SendConfirmed,
     Storage,
+    SwitchRequested,
 )
 from firmware_node.crypto import Keyring
 from firmware_node.node.device import Device
@@ -34,13 +37,30 @@ from firmware_node.rig.world import Air, Home, SeededEntropy, World
 from firmware_node.sealing import seal_critical
 from firmware_node.terms import COORDINATOR, BankId, DeviceSettings, DeviceType, EntityId
 from firmware_node.tools.keys import build_keys
+from firmware_node.wire import drlc, ota, tunneling, zcl
 from firmware_node.wire import firmware_messages as fm
-from firmware_node.wire import ota, tunneling, zcl
 from firmware_node.wire.gbcs import Cra, GroupingHeader
 
 SUPPLIER = EntityId.parse("90-B3-D5-1F-30-01-00-00")
 STRANGERS = Keyring(build_keys(b"strangers"))
+HCALCS = replace(SETTINGS, type=DeviceType.HCALCS)
 HOUR_MS = 3_600_000
+
+
+class Deaf:
+    """A hub that hears of no load control, though its radio says that it serves it."""
+
+    def __init__(self, hub: CommsHub) -> None:
+        self._hub = hub
+
+    @property
+    def wake_at(self) -> int | None:
+        return self._hub.wake_at
+
+    def step(self, item: Input | None, now_ms: int) -> Sequence[Effect]:
+        if isinstance(item, FrameReceived) and item.frame.cluster == drlc.CLUSTER:
+            return ()
+        return self._hub.step(item, now_ms)
 
 
 class Trace:
@@ -52,9 +72,17 @@ class Trace:
         settings: DeviceSettings = SETTINGS,
         keys: Keyring = KEYS,
         factory: int = 1,
+        manifest: Mapping[str, object] | None = None,
         **changes: object,
     ) -> None:
-        self.settings, self.keys, self.factory = settings, keys, image(factory)
+        self.settings, self.keys, self.factory = (
+            settings,
+            keys,
+            image(
+                factory,
+                change=lambda good: replace(good, **(manifest or {})),  # type: ignore[arg-type]
+            ),
+        )
         self.medium = Medium(64 * 1024)
         self.lost: set[str] = set()  # records whose checksum is wrong in the next life
         self.world = World()
@@ -78,6 +106,11 @@ class Trace:
 
     def tell(self, item: Input) -> Trace:
         self.world.tell(self.home, item)
+        return self
+
+    def schedule(self, *, times: int = 1) -> Trace:
+        for _ in range(times):
+            self.world.tell_hub(ScheduleLoad(PPMID, closed=True, duration_min=60))
         return self
 
     def restart(self, *lost: str) -> Trace:
@@ -216,7 +249,7 @@ def a_command_of_a_stranger() -> Trace:
 
 
 def a_date_and_its_cancellation() -> Trace:
-    trace = Trace(settings=replace(SETTINGS, type=DeviceType.HCALCS)).until("tunnel_opened")
+    trace = Trace(settings=HCALCS).until("tunnel_opened")
     for counter, executes_at in ((1, 900_000_000), (2, None)):
         request = fm.ActivateFirmware(bytes(32), counter, executes_at, cancels=executes_at is None)
         header = GroupingHeader(Cra.COMMAND, counter, SUPPLIER, PPMID, fm.CS06_ACTIVATE_FIRMWARE)
@@ -224,6 +257,22 @@ def a_date_and_its_cancellation() -> Trace:
         message = seal_critical(header, payload, key, KEYS, ACB, PPMID)
         trace.world.tell_hub(CarryMessage(PPMID, message))
     return trace.until("activation_cancelled")
+
+
+def an_esme_with_more_than_it_can_schedule() -> Trace:
+    trace = Trace(settings=HCALCS).until("esme_found").schedule().until("load_event_reported")
+    return trace.schedule(times=64).until("load_event_not_scheduled")
+
+
+def an_esme_that_is_silent() -> Trace:
+    trace = Trace(settings=HCALCS).until("esme_found").restart()
+    trace.world.set_hub(Deaf(trace.hub), HUB)
+    return trace.until("esme_lost")
+
+
+def a_switch_that_the_firmware_broke() -> Trace:
+    trace = Trace(settings=HCALCS, manifest={"switch_works": False})
+    return trace.tell(SwitchRequested(closed=True)).until("switch_failed")
 
 
 def an_alert_that_is_not_heard_and_then_lost() -> Trace:
@@ -274,6 +323,10 @@ STORIES: dict[Callable[[], Trace], str] = {
     frames_and_messages_that_are_none: "frame_refused tunnel_refused message_malformed",
     tunnels_that_end: "tunnel_closed tunnel_lost tunnel_expired",
     a_command_of_a_stranger: "command_refused log_entry",
+    an_esme_with_more_than_it_can_schedule: "esme_found load_event load_event_reported "
+    "switch_moved load_event_not_scheduled",
+    an_esme_that_is_silent: "esme_lost",
+    a_switch_that_the_firmware_broke: "switch_failed",
     a_date_and_its_cancellation: "activation_pending activation_cancelled",
     an_alert_that_is_not_heard_and_then_lost: "message_undelivered message_lost",
     an_alert_without_counters: "counters_lost message_withheld",

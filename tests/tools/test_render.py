@@ -89,6 +89,30 @@ def test_a_status_is_aligned_and_says_what_is_waited_for_and_what_failed(capsys:
     ]
 
 
+def test_a_switch_its_lines_and_a_sink_that_fails_are_told(capsys: Output) -> None:
+    event = {"id": 7, "start": "A", "end": "B", "state": "closed", "in_force": True}
+    switch = {"commanded": "closed", "switch": "open", "esme": 0x2002, "events": [event]}
+    lines_of = {"main": {"line": 17, "on": False}, "load": {"line": 5, "on": True}}
+    document = STATUS | {
+        "switch": switch,
+        "gpio": {"backend": "gpiod", "lines": lines_of},
+        "notify": {
+            "hook": {"type": "webhook", "waiting": 3, "failure": "x: HTTP 503"},
+            "file": {"type": "file", "waiting": 0, "failure": None},
+        },
+    }
+    render.status(document)
+    found = lines(capsys)
+    assert "switch       closed, and the firmware leaves it open; ESME 2002" in found
+    assert "             event 7 in force: closed, A to B" in found
+    assert "lines        main off, load on (gpiod)" in found
+    assert "notify       hook: 3 wait: x: HTTP 503" in found
+    assert not [line for line in found if "file" in line]
+    document["switch"] = switch | {"commanded": "open", "esme": None, "events": []}
+    render.status(document)
+    assert "switch       open; no ESME found" in lines(capsys)
+
+
 def test_a_status_without_network_failure_and_second_image_is_as_plain(capsys: Output) -> None:
     document = STATUS | {"last_failure": None, "network": {"joined": False}, "counters": {"a": 0}}
     document["upgrade"] = STATUS["upgrade"] | {"status": "normal"}

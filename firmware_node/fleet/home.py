@@ -181,27 +181,10 @@ class FleetHome:
 
     def obey(self, order: Order) -> None:
         """Carry out an order, now; one that cannot be is told of as ``order_refused``."""
-        place = self._places[order.member]
-        match order.verb:
-            case "offer":
-                self._offer(place, order.image)
-            case "activate":
-                self._activate(place, order)
-            case "cut":
-                self._switch_off(place)
-                self._after(order.amount, place, self._switch_on)
-            case "pause" | "remove":
-                place.held = True
-                self._switch_off(place)
-                if order.verb == "remove":
-                    self._tell(place, "left")
-            case "resume" | "add":
-                place.held = False
-                self._switch_on(place)
-            case "query" if self._at(place) is not None:
-                self._world.tell(self._world.homes[place.member.entity_id], QueryRequested())
-            case _:
-                self._refuse(place, order, "it is switched off")
+        try:
+            self._obey(self._places[order.member], order)
+        except PowerCut:
+            self._through_cut()
 
     def run_to(self, end_ms: int) -> list[Event]:
         """Let the time pass; what was told since the last call, in order."""
@@ -235,6 +218,28 @@ class FleetHome:
         return Kept(dict(medium.records), tuple(ratchet), banks, self._world.now_ms)
 
     # --- devices ----------------------------------------------------------------------------------
+
+    def _obey(self, place: _Place, order: Order) -> None:
+        match order.verb:
+            case "offer":
+                self._offer(place, order.image)
+            case "activate":
+                self._activate(place, order)
+            case "cut":
+                self._switch_off(place)
+                self._after(order.amount, place, self._switch_on)
+            case "pause" | "remove":
+                place.held = True
+                self._switch_off(place)
+                if order.verb == "remove":
+                    self._tell(place, "left")
+            case "resume" | "add":
+                place.held = False
+                self._switch_on(place)
+            case "query" if self._at(place) is not None:
+                self._world.tell(self._world.homes[place.member.entity_id], QueryRequested())
+            case _:
+                self._refuse(place, order, "it is switched off")
 
     def _place(self, member: Member, kept: Kept | None) -> None:
         stock = self._stock

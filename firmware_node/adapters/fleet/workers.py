@@ -1,0 +1,213 @@
+"""Processes that run the homes of a fleet, each a shard, in step with one another.
+
+Each worker makes its own stock from the plan, which gives the same octets everywhere, so only
+orders and events travel. Homes are dealt out like cards: neighbours, which a wave often names
+together, land in different processes. The events of a turn are put in order of time and member,
+so their order does not tell how many workers there are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from typing import Any
+
+from firmware_node.errors import EnvironmentFailure
+from firmware_node.fleet.home import Kept
+from firmware_node.fleet.shard import Shard
+from firmware_node.fleet.stock import Stock
+from firmware_node.fleet.terms import Event, Order, Plan
+
+STOP_S = 10  # that a worker has to end once it was told to
+
+
+class Workers:
+    """``count`` processes; a context manager that leaves none behind.
+
+    Raises:
+        EnvironmentFailure: a worker died, or could not do what it was asked; then none goes on.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        count: int,
+        *,
+        files: Mapping[str, bytes] | None = None,
+        begin_ms: int = 0,
+        kept: Mapping[int, Kept] | None = None,
+        absent: frozenset[int] = frozenset(),
+    ) -> None:
+        self._plan = plan
+        self._shape = plan.shape
+        self._count = max(1, min(count, plan.shape.homes))
+        self._next_ms: list[int | None] = [begin_ms] * self._count
+        self._pipes: list[Connection] = []
+        self._processes = []
+        self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="shard")
+        # A fresh interpreter: a fork would take over sockets and threads of the run.
+        context = multiprocessing.get_context("spawn")
+        first, last = plan.shape.first_index, plan.shape.first_index + plan.shape.homes
+        for number in range(self._count):
+            homes = range(first + number, last, self._count)
+            mine = {
+                member: state
+                for member, state in (kept or {}).items()
+                if self._owner(member) == number
+            }
+            near, far = context.Pipe()
+            process = context.Process(
+                target=_work,
+                args=(far, plan, dict(files or {}), homes, begin_ms, mine, absent),
+                name=f"fleet shard {number}",
+                daemon=True,
+            )
+            process.start()
+            far.close()
+            self._pipes.append(near)
+            self._processes.append(process)
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def count(self) -> int:
+        """Processes."""
+        return self._count
+
+    @property
+    def next_ms(self) -> int | None:
+        """When something happens by itself in any home."""
+        return min((at for at in self._next_ms if at is not None), default=None)
+
+    def turn(self, end_ms: int, orders: Sequence[Order]) -> list[Event]:
+        """All shards to the end of the turn, at once; their events by time and then by member."""
+        shares: list[list[Order]] = [[] for _ in self._pipes]
+        for order in orders:
+            shares[self._owner(order.member)].append(order)
+
+        def run(number: int) -> list[Event]:
+            next_ms = self._next_ms[number]
+            if not shares[number] and (next_ms is None or next_ms > end_ms):
+                return []
+            events, self._next_ms[number] = self._ask(number, "turn", end_ms, shares[number])
+            return [Event(*event) for event in events]
+
+        events = [e for share in self._threads.map(run, range(self._count)) for e in share]
+        events.sort(key=_order_of)
+        return events
+
+    def ready(self) -> None:
+        """Return when every device of every shard has been made."""
+        for number in range(self._count):
+            self._ask(number, "ready")
+
+    def show(self, member: int) -> dict[str, Any]:
+        """See ``FleetHome.show``."""
+        shown: dict[str, Any] = self._ask(self._owner(member), "show", member)
+        return shown
+
+    def keep(self, members: Sequence[int]) -> dict[int, Kept]:
+        """What these devices have made durable."""
+        shares: list[list[int]] = [[] for _ in self._pipes]
+        for member in members:
+            shares[self._owner(member)].append(member)
+        kept: dict[int, Kept] = {}
+        for number, share in enumerate(shares):
+            if share:
+                kept |= self._ask(number, "keep", share)
+        return kept
+
+    def sizes(self) -> list[int]:
+        """Resident memory of each worker, bytes."""
+        return [self._ask(number, "size") for number in range(self._count)]
+
+    def close(self) -> None:
+        """End all workers."""
+        for pipe in self._pipes:
+            with contextlib.suppress(OSError):
+                pipe.send(("end", ()))
+            pipe.close()
+        for process in self._processes:
+            process.join(STOP_S)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        self._threads.shutdown()
+
+    def _owner(self, member: int) -> int:
+        return member // self._shape.per_home % self._count
+
+    def _ask(self, number: int, what: str, *args: object) -> Any:
+        pipe = self._pipes[number]
+        try:
+            pipe.send((what, args))
+            good, answer = pipe.recv()
+        except (EOFError, OSError) as error:
+            raise EnvironmentFailure(f"fleet: worker {number} is gone ({error!r})") from error
+        if not good:
+            raise EnvironmentFailure(f"fleet: worker {number} failed:\n{answer}")
+        return answer
+
+
+def _order_of(event: Event) -> tuple[int, int]:
+    return event.at_ms, event.member
+
+
+def _work(
+    pipe: Connection,
+    plan: Plan,
+    files: Mapping[str, bytes],
+    homes: range,
+    begin_ms: int,
+    kept: Mapping[int, Kept],
+    absent: frozenset[int],
+) -> None:
+    """A worker: a shard that does what its pipe says, until it is told to end or nobody is there."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run decides what an interrupt means
+    shard: Shard | None = None
+    verbs: dict[str, Callable[..., object]] = {}
+    while True:
+        try:
+            what, args = pipe.recv()
+        except EOFError:
+            return
+        if what == "end":
+            return
+        try:
+            if shard is None:
+                stock = Stock(plan, files)
+                shard = Shard(plan, stock, homes, begin_ms=begin_ms, kept=kept, absent=absent)
+                verbs = _verbs(shard)
+            answer = (True, verbs[what](*args))
+        except Exception:  # told to the run, which ends it all
+            answer = (False, traceback.format_exc())
+        pipe.send(answer)
+
+
+def _verbs(shard: Shard) -> dict[str, Callable[..., object]]:
+    def turn(end_ms: int, orders: Sequence[Order]) -> object:
+        # Plain tuples, for a named one costs its class's name each time.
+        events = [tuple(event) for event in shard.turn(end_ms, orders)]
+        return events, shard.next_ms
+
+    return {
+        "turn": turn,
+        "ready": lambda: None,
+        "show": shard.show,
+        "keep": lambda members: {member: shard.keep(member) for member in members},
+        "size": _resident,
+    }
+
+
+def _resident() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * 4096

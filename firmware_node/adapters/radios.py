@@ -40,6 +40,9 @@ class Radio(Protocol):
     def close(self) -> None:
         """Let go of it at once."""
 
+    def report(self) -> dict[str, object]:
+        """For ``status``: type, path, and what keeps us from the air (null: nothing)."""
+
     async def forget(self) -> None:
         """Leave the network for good; raises EnvironmentFailure."""
 

@@ -90,6 +90,10 @@ class AirServer:
     async def forget(self) -> None:
         """This network is nowhere kept."""
 
+    def report(self) -> dict[str, object]:
+        """See ``radios.Radio``."""
+        return {"type": "virtual", "path": str(self._path), "fault": None}
+
     def close(self) -> None:
         """Stop listening and drop every device."""
         if self._listener is not None:
@@ -240,6 +244,10 @@ class AirClient:
             connection.close()
             raise
         return Link(connection, bursts, self._on_frame, self._on_message, self._on_lost)
+
+    def report(self) -> dict[str, object]:
+        """See ``radios.Radio``."""
+        return {"type": "virtual", "path": str(self._path), "fault": None}
 
     def close(self) -> None:
         """Leave the air."""

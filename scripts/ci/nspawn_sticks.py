@@ -267,7 +267,11 @@ def a_pulled_stick_degrades(unit: str, name: str) -> None:
     """In words, for longer than the watchdog waits; plugged in again, all is well."""
     pid = main_pid(unit)
     pull_out(name)
-    wait(lambda: shown(unit, "StatusText").startswith("degraded:"), "degraded without a stick")
+    words = "degraded: the radio is away"
+    wait(lambda: shown(unit, "StatusText").startswith(words), "degraded without a stick")
+    found = json.loads(run(NODE, "doctor", "--json", str(CONFIGURATION / f"{name}.toml"), code=1))
+    told = [each["found"] for each in found["findings"] if each["level"] == "problem"]
+    expect(any("runs without its radio" in text for text in told), f"the doctor says {told}")
     time.sleep(AWAY_S)
     expect(is_running(unit) and main_pid(unit) == pid, "it did not live without its stick")
     plug_in(name)

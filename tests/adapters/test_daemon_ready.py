@@ -43,6 +43,9 @@ class SilentRadio:
     def close(self) -> None:
         pass
 
+    def report(self) -> dict[str, object]:
+        return {"type": "silent", "path": "", "fault": None}
+
     async def forget(self) -> None:
         pass
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from firmware_node.cli import main
-from firmware_node.tools.doctor import OK, PROBLEM, WARNING, Finding, Machine, examine
+from firmware_node.tools.doctor import Machine, examine
+from firmware_node.tools.finding import OK, PROBLEM, WARNING, Finding
 from firmware_node.tools.keys import build_keys
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -99,7 +100,8 @@ def site(tmp_path: Path) -> Site:
 def test_where_everything_is_in_order_every_check_says_so(site: Site) -> None:
     assert site.bad() == []
     checks = {finding.check for finding in site.findings()}
-    assert checks == {"program", "clock", "configuration", "keys", "radio", "storage", "gpio"}
+    machine = {"program", "clock", "configuration", "keys", "radio", "storage", "gpio"}
+    assert checks == machine | {"daemon"}
     assert site.bad("/dev/ttyAMA0") == []
 
 

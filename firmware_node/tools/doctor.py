@@ -31,6 +31,8 @@ TIGHT = 64 * 1024 * 1024  # bytes; below it a log or an update of the system fil
 BUILT_UTC = datetime(2025, 1, 1, tzinfo=UTC)  # a clock before this one was never set
 ON_BOARD = ("ttyAMA0", "ttyS0", "serial0", "serial1")  # the UARTs on a Raspberry Pi's header
 NO_BLUETOOTH = ("dtoverlay=disable-bt", "dtoverlay=miniuart-bt")
+# Bluetooth has a UART of its own there, and the header's has a switch of its own.
+WITH_RP1 = ("Raspberry Pi 5", "Raspberry Pi Compute Module 5")
 GPIO_LIBRARIES = {"gpiod": "gpiod", "rpi-gpio": "RPi"}
 
 
@@ -73,10 +75,14 @@ class Machine:
         return f"/boot/firmware/{name}", ""
 
     @property
+    def model(self) -> str:
+        """As the device tree has it; a PC has none."""
+        return self.text("/sys/firmware/devicetree/base/model")
+
+    @property
     def is_raspberry_pi(self) -> bool:
         """Whether the device tree says so."""
-        model = self.text("/sys/firmware/devicetree/base/model")
-        return model.startswith("Raspberry Pi")
+        return self.model.startswith("Raspberry Pi")
 
 
 def this_machine(ask: Callable[[Path], Mapping[str, Any] | None]) -> Machine:
@@ -265,13 +271,13 @@ def _on_board(machine: Machine, path: str) -> Iterator[Finding]:
     file, settings = machine.boot("config.txt")
     lines = [line.split("#")[0].strip() for line in settings.splitlines()]
     restart = "and start the machine again"
-    if "enable_uart=1" not in lines:
+    has_rp1 = machine.model.startswith(WITH_RP1)
+    switch = "dtparam=uart0=on" if has_rp1 else "enable_uart=1"
+    if switch not in lines:
         yield Finding(
-            "radio", PROBLEM, f"{path}: the UART is off", f"add enable_uart=1 to {file} {restart}"
+            "radio", PROBLEM, f"{path}: the UART is off", f"add {switch} to {file} {restart}"
         )
-    if not any(
-        line.startswith(("dtoverlay=disable-bt", "dtoverlay=miniuart-bt")) for line in lines
-    ):
+    if not has_rp1 and not any(line.startswith(NO_BLUETOOTH) for line in lines):
         yield Finding(
             "radio",
             PROBLEM,

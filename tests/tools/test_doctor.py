@@ -150,6 +150,17 @@ def test_an_older_system_has_its_boot_files_elsewhere(site: Site) -> None:
     assert "to /boot/config.txt" in (finding.remedy or "")
 
 
+def test_a_raspberry_pi_5_switches_its_uart_otherwise_and_bluetooth_is_not_in_the_way(
+    site: Site,
+) -> None:
+    site.put("/sys/firmware/devicetree/base/model", "Raspberry Pi 5 Model B Rev 1.0\0")
+    site.put(f"{BOOT}/config.txt", "enable_uart=1\n")
+    (finding,) = site.bad("/dev/ttyAMA0")
+    assert "add dtparam=uart0=on" in (finding.remedy or "")
+    site.put(f"{BOOT}/config.txt", "dtparam=uart0=on\n")
+    assert site.bad("/dev/ttyAMA0") == []
+
+
 def test_a_pc_has_no_bluetooth_on_its_uart(site: Site) -> None:
     site.put("/sys/firmware/devicetree/base/model", "")
     site.take(f"{BOOT}/config.txt")

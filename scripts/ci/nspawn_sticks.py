@@ -6,6 +6,7 @@ the end of that process: the link to the pty is left, and leads nowhere, as a po
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -46,7 +47,7 @@ DISPLAY, SWITCH = "firmware-node@display.service", "firmware-node@switch.service
 PINS = STATE / "switch/pins"  # what the fake chip was told
 OPEN, CLOSED, LET_GO = "17 1", "17 0", "17 -"  # of the relay's line, which is active low
 IMAGE_SIZE = 256 * 1024  # bytes; what arrived is kept every 64 KiB
-SILENT_S = 2  # several times what a start takes
+SILENT_S = 1  # a hundred times what an answer takes
 RESTART_S = 1
 AWAY_S = 3.5  # longer than WatchdogSec
 GIVE_UP_S = 2
@@ -132,6 +133,15 @@ def address(name: str) -> int | None:
     return number
 
 
+def opened(unit: str) -> list[str]:
+    """What the instance has open."""
+    found = []
+    for path in Path(f"/proc/{main_pid(unit)}/fd").glob("*"):
+        with contextlib.suppress(OSError):  # closed meanwhile
+            found.append(os.readlink(path))
+    return found
+
+
 def pins() -> list[str]:
     """What the relay's line was told, in order."""
     return PINS.read_text().splitlines() if PINS.exists() else []
@@ -190,11 +200,13 @@ def a_unit_is_active_only_once_its_radio_has_answered() -> None:
     stick = main_pid("stick-display.service")
     os.kill(stick, signal.SIGSTOP)
     run("systemctl", "start", "--no-block", DISPLAY)
+    port = os.readlink(STICKS / "display")
+    wait(lambda: port in opened(DISPLAY), "the daemon has opened the port")
     time.sleep(SILENT_S)
     before = shown(DISPLAY, "ActiveState")
     expect(before == "activating", f"{before} before the radio answered")
     os.kill(stick, signal.SIGCONT)
-    wait(lambda: is_running(DISPLAY), "active once the radio has answered", RESTART_S)
+    wait(lambda: is_running(DISPLAY), "active once the radio has answered")
 
 
 def two_instances_on_two_sticks_share_nothing() -> None:
@@ -210,10 +222,9 @@ def two_instances_on_two_sticks_share_nothing() -> None:
     found = [status(name) for name in ("display", "switch")]
     expect([each and each["entity_id"] for each in found] == [PPMID, HCALCS], f"found {found}")
     for name, unit in (("display", DISPLAY), ("switch", SWITCH)):
-        opened = [os.readlink(path) for path in Path(f"/proc/{main_pid(unit)}/fd").iterdir()]
-        states = {path.split("/")[4] for path in opened if path.startswith(f"{STATE}/")}
+        states = {path.split("/")[4] for path in opened(unit) if path.startswith(f"{STATE}/")}
         expect(states == {name}, f"{name} has files of {states} open")
-        ports = [path for path in opened if path.startswith("/dev/pts/")]
+        ports = [path for path in opened(unit) if path.startswith("/dev/pts/")]
         expect(ports == [os.readlink(STICKS / name)], f"{name} has {ports} open")
     other = main_pid(DISPLAY)
     os.kill(main_pid(SWITCH), signal.SIGKILL)

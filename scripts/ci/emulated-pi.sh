@@ -9,7 +9,6 @@ set -euo pipefail
 tree=$(cd "$(dirname "$0")/../.." && pwd -P)
 limit_s=600
 suite=bookworm
-python=3.11 # of that suite
 packages=(qemu-system-arm mmdebstrap kmod zstd cpio device-tree-compiler e2fsprogs systemd
     gcc-aarch64-linux-gnu)
 
@@ -30,6 +29,7 @@ if [ -z "${EMULATED_PI_BOUNDED:-}" ]; then
     exec timeout --kill-after=20 "$limit_s" "$0" "${options[@]}" ${keep:+--keep "$keep"}
 fi
 
+python=3.11 # of that suite; byte code is compiled for it here
 skip() { echo "SKIP: emulated Raspberry Pi: $*"; exit 0; }
 [ "$(id -u)" = 0 ] || skip "only root can build its system"
 missing=()
@@ -44,7 +44,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" \
         >/dev/null
 fi
-[ -x /usr/bin/python3 ] || skip "no /usr/bin/python3"
+/usr/bin/python3 --version 2>&1 | grep -q "Python $python\." || skip "/usr/bin/python3 is no Python $python"
 
 work=${keep:-$(mktemp -d)}
 mkdir -p "$work"
@@ -75,6 +75,9 @@ if [ ! -d "$root" ]; then
     : > "$part/etc/machine-id"
     echo emulated-pi > "$part/etc/hostname"
     systemctl --root="$part" preset-all >/dev/null 2>&1 || true # it complains of masked ones
+    # As its packages would when they are configured: a start must not compile the library.
+    /usr/bin/python3 -m compileall -q -j2 -s "$part" -x '/(test|idlelib|lib2to3)/' \
+        "$part/usr/lib/python$python"
     mv "$part" "$root"
     say "Debian $suite for arm64 is unpacked"
 fi

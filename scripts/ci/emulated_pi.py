@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from emulated_pi_home import HCALCS, HUB, PPMID, Home, parsed, version_of
+from emulated_pi_home import HCALCS, HUB, PPMID, Home, parsed
 from emulated_pi_machine import AGENT, AGENT_UNIT, Machine, ProofFailed, expect, wait
 
 RELAY, BOOST, JOINED, ASK = 17, 27, 23, 22  # BCM numbers
@@ -63,7 +63,7 @@ directory = "credential:keys"
 """
 
 
-def make_card(work: Path, home: Home) -> None:
+def make_card(work: Path, run: Path, home: Home) -> None:
     """A file system from the tree, with configuration and keys."""
     root = work / "root"
     proof = root / "root/proof"
@@ -84,8 +84,7 @@ def make_card(work: Path, home: Home) -> None:
         link = wants / name
         link.unlink(missing_ok=True)
         link.symlink_to(target)
-    card = work / "card"
-    card.unlink(missing_ok=True)
+    card = run / "card"
     with card.open("wb") as file:
         file.truncate(CARD_SIZE)
     subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "-d", root, card], check=True)
@@ -94,8 +93,9 @@ def make_card(work: Path, home: Home) -> None:
 class Proof:
     """The steps, in the order of ``STEPS``."""
 
-    def __init__(self, work: Path, home: Home) -> None:
+    def __init__(self, work: Path, run: Path, home: Home) -> None:
         self._work = work
+        self._run = run
         self._home = home
         self._machine: Machine | None = None
 
@@ -118,7 +118,7 @@ class Proof:
     def debian_boots_on_the_emulated_board(self) -> str:
         """To the first command on its console."""
         self._home.start_hub()
-        self._machine = Machine(self._work, self._home.device_port)
+        self._machine = Machine(self._work, self._run, self._home.device_port)
         self._pi.wait_for_agent()
         self._pi.run(f"date -s @{time.time():.0f}")
         model = self._pi.run("tr -d '\\0' </sys/firmware/devicetree/base/model; echo; uname -rm")
@@ -161,13 +161,15 @@ def main() -> int:
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, _stopped)
     work: Path = args.work
-    (work / "console").write_bytes(b"")
-    home = Home(work)
-    proof = Proof(work, home)
+    run = work / "run"
+    shutil.rmtree(run, ignore_errors=True)
+    run.mkdir()
+    home = Home(run)
+    proof = Proof(work, run, home)
     name = "the card is made"
     try:
         began = time.monotonic()
-        make_card(work, home)
+        make_card(work, run, home)
         print(f"emulated Pi: {name} ({time.monotonic() - began:.1f} s)")
         for step in STEPS:
             began, name = time.monotonic(), step.__name__.replace("_", " ")
@@ -175,7 +177,7 @@ def main() -> int:
             print(f"emulated Pi: {name} ({time.monotonic() - began:.1f} s){told and ': ' + told}")
     except (ProofFailed, OSError, ValueError, LookupError, subprocess.SubprocessError) as error:
         print(f"emulated Pi: FAILED {name}: {error!r}")
-        print((work / "console").read_bytes()[-6000:].decode(errors="replace"), file=sys.stderr)
+        print((run / "console").read_bytes()[-6000:].decode(errors="replace"), file=sys.stderr)
         return 1
     finally:
         proof.close()

@@ -59,8 +59,7 @@ class Home:
         self.device_port = free_port()
         self._socket = ("--hub", f"{work}/hub.sock")
         self.keys = work / "keys"
-        if not self.keys.exists():
-            call("keys", "create", str(self.keys), "--seed", "emulated pi")
+        call("keys", "create", str(self.keys), "--seed", "emulated pi")
         call(
             *("image", "library", f"{work}/images", "--keys", str(self.keys)),
             *("--size", str(IMAGE_SIZE)),

@@ -73,14 +73,19 @@ def wait(holds: Callable[[], object], what: str, limit_s: float = 60) -> None:
 
 
 class Machine:
-    """One boot of a card. ``keep`` says whether what it writes stays on the card."""
+    """One boot of the card in ``run``; the rest of it is in ``work``.
 
-    def __init__(self, work: Path, radio_port: int, *, keep: bool = False) -> None:
-        self._log = (work / "console").open("ab")
+    ``keep`` says whether what it writes stays on the card.
+    """
+
+    def __init__(self, work: Path, run: Path, radio_port: int, *, keep: bool = False) -> None:
+        self._log = (run / "console").open("ab")
         self._lines: queue.Queue[str] = queue.Queue()
         self._commands = 0
-        qtest = work / "qtest"
+        qtest = run / "qtest"
         qtest.unlink(missing_ok=True)
+        card = f"file={run}/card,format=raw,if=sd,snapshot={'off' if keep else 'on'}"
+        radio = f"socket,id=radio,host=127.0.0.1,port={radio_port},server=off,reconnect=1"
         self._process = subprocess.Popen(
             [
                 "qemu-system-aarch64",
@@ -88,13 +93,8 @@ class Machine:
                 *("-nographic", "-nodefaults", "-no-reboot"),
                 *("-kernel", str(work / "kernel"), "-initrd", str(work / "initrd")),
                 *("-dtb", str(work / "pi.dtb"), "-append", KERNEL),
-                *(
-                    "-drive",
-                    f"file={work}/card,format=raw,if=sd,snapshot={'off' if keep else 'on'}",
-                ),
-                "-chardev",
-                f"socket,id=radio,host=127.0.0.1,port={radio_port},server=off,reconnect=1,nodelay=on",
-                *("-serial", "chardev:radio"),  # the first one is the PL011
+                *("-drive", card),
+                *("-chardev", radio, "-serial", "chardev:radio"),  # the first one is the PL011
                 *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
                 *("-qtest", f"unix:{qtest},server=on,wait=off", "-qtest-log", "none"),
             ],

@@ -105,11 +105,10 @@ if [ ! -d "$proof" ]; then
         SETUPTOOLS_EXT_SUFFIX=".cpython-${python/./}-aarch64-linux-gnu.so" \
         "$venv" -m pip --quiet wheel --no-cache-dir --no-build-isolation --no-deps \
         --no-binary :all: --wheel-dir "$work/rpi" RPi.GPIO 2>>"$work/pip.log"
-    mkdir -p "$proof.part/tests"
+    mkdir -p "$proof.part"
     "$venv" -m pip --quiet install --target "$proof.part/lib" --only-binary :all: \
         --platform linux_aarch64 --platform manylinux2014_aarch64 --python-version "$python" \
         --constraint "$tree/requirements-dev.lock" pytest "$work"/rpi/*.whl 2>>"$work/pip.log"
-    cp "$tree"/tests/adapters/{test_gpio,gpio_fakes,real_pins}.py "$proof.part/tests"
     rm -rf "$root"/usr/include "$root"/usr/lib/aarch64-linux-gnu/*.a \
         "$root/usr/lib/python$python"/config-* "$root"/usr/share/{doc,man,locale} "$root"/var/{lib,cache}/apt
     mv "$proof.part" "$proof"
@@ -137,7 +136,7 @@ if [ ! -f "$work/initrd" ]; then
             install -D "$path" "$early/${path#"$root/"}"
         done
     done
-    cp "$root/lib/modules/$release"/modules.{order,builtin} "$early/lib/modules/$release"
+    cp "$root/lib/modules/$release"/modules.{order,builtin,builtin.modinfo} "$early/lib/modules/$release"
     depmod -b "$early" "$release"
     cat > "$early/init" <<INIT
 #!/bin/sh

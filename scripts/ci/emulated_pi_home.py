@@ -18,7 +18,7 @@ NODE = str(Path(sys.executable).with_name("firmware-node"))
 HUB = "00-DB-12-34-56-78-90-A2"
 PPMID = "00-DB-12-34-56-78-90-A4"
 HCALCS = "00-DB-12-34-56-78-90-A5"
-IMAGE_SIZE = 8000  # bytes of the manufacturer image; some 160 blocks
+IMAGE_SIZE = 16_000  # bytes of the manufacturer image; some 320 blocks
 UPDATE_LIMIT_S = 240
 _HUB = """\
 [hub]
@@ -101,8 +101,8 @@ class Home:
 
     def read_version(self) -> str:
         """SR 11.2: what the device says that it runs."""
-        told = self._send("11.2", limit_s=60)
-        return json.dumps(told["messages"])
+        (told,) = self._send("11.2", limit_s=60)["messages"]
+        return str(told["fields"]["firmware_version"])
 
     def _send(self, reference: str, *arguments: str, limit_s: int) -> dict[str, Any]:
         request = self._work / "request.xml"

@@ -12,10 +12,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from emulated_pi_cuts import Cuts
 from emulated_pi_home import HCALCS, HUB, PPMID, Home, parsed, version_of
 from emulated_pi_machine import AGENT, AGENT_UNIT, Machine, ProofFailed, expect, wait
 
@@ -114,6 +115,11 @@ class Proof:
         if self._machine is not None:
             self._machine.cut_power()
 
+    def _boot(self, *, keep: bool = False) -> None:
+        self._machine = Machine(self._work, self._run, self._home.device_port, keep=keep)
+        self._pi.wait_for_agent()
+        self._pi.run(f"date -s @{time.time():.0f}")
+
     def _status(self, name: str = "hcalcs") -> dict[str, Any]:
         told = self._pi.run(f"firmware-node status --json --socket {_socket(name)}", code=None)
         return parsed(told) if told.startswith("{") else {}
@@ -122,10 +128,7 @@ class Proof:
 
     def debian_boots_on_the_emulated_board(self) -> str:
         """To the first command on its console."""
-        self._home.start_hub()
-        self._machine = Machine(self._work, self._run, self._home.device_port)
-        self._pi.wait_for_agent()
-        self._pi.run(f"date -s @{time.time():.0f}")
+        self._boot()
         model = self._pi.run("tr -d '\\0' </sys/firmware/devicetree/base/model; echo; uname -rm")
         expect("Raspberry Pi 3 Model B" in model and "aarch64" in model, model)
         return model.replace("\n", ", ")
@@ -274,10 +277,26 @@ class Proof:
     def _suite(self, back_end: str) -> str:
         told = self._pi.run(
             f"cd /root/proof/tests && FIRMWARE_NODE_REAL_PINS={back_end} PYTHONPATH=/root/proof/lib"
-            " /opt/firmware-node/current/bin/python -m pytest -q --color=no -p no:cacheprovider test_gpio.py",
+            " /opt/firmware-node/current/bin/python -m pytest -q --color=no -p no:cacheprovider"
+            " test_gpio.py",
             limit_s=SUITE_LIMIT_S,
         )
         return told.splitlines()[-1]
+
+    def cuts(self) -> Iterator[str]:
+        """The long part, on a card that stays."""
+
+        def boot() -> Machine:
+            self._boot(keep=True)
+            self._pi.run(f"systemctl start {UNIT}", limit_s=START_LIMIT_S)
+            return self._pi
+
+        if self._machine is None:
+            self._home.plug_in()
+        else:
+            self._machine.cut_power()
+            make_card(self._work, self._run, self._home)
+        yield from Cuts(self._home, boot, self._status).run()
 
 
 STEPS: tuple[Callable[[Proof], str], ...] = (
@@ -309,7 +328,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path)
     parser.add_argument("--figures", action="store_true")
-    parser.add_argument("--long", action="store_true")
+    parser.add_argument("--long", action="store_true", help="and the power cuts")
+    parser.add_argument("--cuts", action="store_true", help="the power cuts alone")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, _stopped)
     work: Path = args.work
@@ -322,11 +342,16 @@ def main() -> int:
     try:
         began = time.monotonic()
         make_card(work, run, home)
+        home.start_hub()
         print(f"emulated Pi: {name} ({time.monotonic() - began:.1f} s)")
-        for step in STEPS:
+        for step in () if args.cuts else STEPS:
             began, name = time.monotonic(), step.__name__.replace("_", " ")
             told = step(proof)
             print(f"emulated Pi: {name} ({time.monotonic() - began:.1f} s){told and ': ' + told}")
+        if args.long or args.cuts:
+            name, began = "power cuts", time.monotonic()
+            for told in proof.cuts():
+                print(f"emulated Pi: {told} ({time.monotonic() - began:.0f} s)")
     except (ProofFailed, OSError, ValueError, LookupError, subprocess.SubprocessError) as error:
         print(f"emulated Pi: FAILED {name}: {error!r}")
         print((run / "console").read_bytes()[-6000:].decode(errors="replace"), file=sys.stderr)

@@ -9,10 +9,14 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from emulated_pi_machine import ProofFailed, expect, wait
+
+from firmware_node.adapters import control_client
+from firmware_node.errors import FirmwareNodeError
 
 NODE = str(Path(sys.executable).with_name("firmware-node"))
 HUB = "00-DB-12-34-56-78-90-A2"
@@ -48,6 +52,43 @@ def call(*arguments: str, code: int | None = 0, limit_s: float = 60) -> str:
     said = f"{' '.join(arguments)}: exit {done.returncode}: {done.stdout}{done.stderr}"
     expect(code is None or done.returncode == code, said)
     return done.stdout
+
+
+class Update(threading.Thread):
+    """A distribution that goes on while the machine is killed.
+
+    Attributes:
+        share: percent of the file that the hub has served.
+        ended: nothing more comes.
+    """
+
+    def __init__(self, hub: Path, request: bytes) -> None:
+        super().__init__(daemon=True)
+        self._hub = hub
+        self._document = request
+        self._last: dict[str, Any] = {}
+        self._error = ""
+        self.share = 0
+        self.ended = False
+
+    def run(self) -> None:
+        """See ``threading.Thread``."""
+        try:
+            for told in control_client.call(
+                self._hub, "POST", "/v1/requests?wait=1", self._document, timeout_s=None
+            ):
+                self._last = told
+                if "progress" in told:
+                    at = told["progress"]
+                    self.share = 100 * at["file_offset"] // at["total_size"]
+        except FirmwareNodeError as error:
+            self._error = str(error)
+        self.ended = True
+
+    def check(self) -> None:
+        """It must have ended well."""
+        result = self._last.get("result", self._error)
+        expect(result == "ok", f"the distribution: {result}")
 
 
 class Home:
@@ -95,9 +136,25 @@ class Home:
         """SR 11.1: to the HCALCS; what came back when it has told that the image is verified."""
         return self._send("11.1", "--image", str(self.image(name)), limit_s=limit_s)
 
-    def activate(self, name: str) -> dict[str, Any]:
-        """SR 11.3: and it has told how that ended."""
-        return self._send("11.3", "--from", str(self.image(name)), limit_s=UPDATE_LIMIT_S)
+    def begin(self, name: str) -> Update:
+        """SR 11.1, watched while it goes on."""
+        request = self._request("11.1", "--image", str(self.image(name)))
+        update = Update(self._work / "hub.sock", request.read_bytes())
+        update.start()
+        return update
+
+    def sha256(self, name: str) -> str:
+        """Of an image's manufacturer image, as banks are told."""
+        told = json.loads(call("image", "inspect", str(self.image(name)), "--json", code=None))
+        return str(told["manufacturer_image"]["sha256"])
+
+    def activate(self, name: str, *, wait_for_it: bool = True) -> None:
+        """SR 11.3; unless not waited for, until it has told how that ended."""
+        if wait_for_it:
+            self._send("11.3", "--from", str(self.image(name)), limit_s=UPDATE_LIMIT_S)
+        else:
+            request = self._request("11.3", "--from", str(self.image(name)))
+            call("dcc", "send", str(request), *self._socket)
 
     def read_version(self) -> str:
         """SR 11.2: what the device says that it runs."""
@@ -105,11 +162,7 @@ class Home:
         return str(told["fields"]["firmware_version"])
 
     def _send(self, reference: str, *arguments: str, limit_s: int) -> dict[str, Any]:
-        request = self._work / "request.xml"
-        call(
-            *("dcc", "request", reference, "--devices", HCALCS, "--keys", str(self.keys)),
-            *(*arguments, "-o", str(request)),
-        )
+        request = self._request(reference, *arguments)
         told = call(
             *("dcc", "send", str(request), "--wait", "--timeout", str(limit_s), "--json"),
             *self._socket,
@@ -120,6 +173,14 @@ class Home:
         bad = [m for m in answer["messages"] if "invalid" in (m["signature"], m["mac"])]
         expect(not bad, f"messages that do not hold: {bad}")
         return answer
+
+    def _request(self, reference: str, *arguments: str) -> Path:
+        request = self._work / "request.xml"
+        call(
+            *("dcc", "request", reference, "--devices", HCALCS, "--keys", str(self.keys)),
+            *(*arguments, "-o", str(request)),
+        )
+        return request
 
     # --- processes --------------------------------------------------------------------------------
 

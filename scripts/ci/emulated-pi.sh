@@ -164,5 +164,6 @@ INIT
     say "kernel, device tree and initial RAM disk are ready"
 fi
 
+export PYTHONPATH=$tree/scripts
 "$tree/.venv/bin/python" -u "$tree/scripts/ci/emulated_pi.py" "$work" "${options[@]}"
 echo "emulated Pi: $(($(now) - began)) s in all"

@@ -2,7 +2,8 @@
 # Proves the device on an emulated Raspberry Pi 3: Debian 12 for arm64 with a real kernel, a real
 # PL011 and real GPIO lines, our software put in by scripts/install.sh. Its UART leads to a virtual
 # stick on this machine, where the hub is; its pins are read from outside. emulated_pi.py has the
-# steps. --long adds power cuts during an update (--cuts: those alone), --figures what the daemon costs there.
+# steps. --long adds power cuts during updates (--cuts: those alone), --figures what the daemon
+# costs there.
 #   scripts/ci/emulated-pi.sh [--long | --cuts] [--figures] [--keep DIR]
 # With --keep what is made once (tree, wheels, kernel, card) stays in DIR and is used again.
 set -euo pipefail
@@ -44,20 +45,25 @@ if [ ${#missing[@]} -gt 0 ]; then
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" \
         >/dev/null
 fi
-/usr/bin/python3 --version 2>&1 | grep -q "Python $python\." || skip "/usr/bin/python3 is no Python $python"
+/usr/bin/python3 --version 2>&1 | grep -q "Python $python\." ||
+    skip "/usr/bin/python3 is no Python $python"
 
 work=${keep:-$(mktemp -d)}
-mkdir -p "$work"
+mkdir -p "$work/tmp"
+work=$(cd "$work" && pwd -P)
+export TMPDIR=$work/tmp # what others leave when they are ended goes with the rest
+unset PYTHON
 clean() { [ -n "$keep" ] || rm -rf "$work"; }
 trap clean EXIT
-trap 'exit 143' TERM INT
+trap 'echo "emulated Pi: FAILED: stopped before it was done"; exit 143' TERM INT
 root=$work/root
 now() { date +%s; }
 began=$(now)
 said=$began
+quietly() { "$@" >>"$work/log" 2>&1 || { tail -n 40 "$work/log" >&2; exit 1; }; }
 say() { echo "emulated Pi: $* ($(($(now) - said)) s)"; said=$(now); }
 
-# --- the system: unpacked, not configured; enough for a test, nothing to ship -----------------------
+# --- the system: unpacked, not configured; enough for a test, nothing to ship ---------------------
 
 include=systemd,systemd-sysv,udev,dbus,kmod,python3,python3-venv,login,passwd,iproute2,procps
 include+=,libc-bin,base-passwd,base-files,dash,bash,coreutils,util-linux,mount,linux-image-arm64
@@ -71,7 +77,7 @@ unneeded="dev-hugepages.mount dev-mqueue.mount dpkg-db-backup.timer fstrim.timer
     systemd-pstore systemd-sysext systemd-update-utmp"
 if [ ! -d "$root" ]; then
     rm -rf "$work/root.part"
-    mmdebstrap --quiet --architectures=arm64 --variant=extract --include="$include" \
+    quietly mmdebstrap --quiet --architectures=arm64 --variant=extract --include="$include" \
         "$suite" "$work/root.part"
     part=$work/root.part
     cp "$part"/usr/share/base-passwd/passwd.master "$part/etc/passwd"
@@ -99,26 +105,26 @@ proof=$root/root/proof # what the steps need besides: never part of an installat
 if [ ! -d "$proof" ]; then
     "$tree/scripts/setup" --dev
     venv=$tree/.venv/bin/python
-    "$tree/scripts/wheelhouse" "$work/wheels" --extras gpio,radio "${target[@]}" 2>"$work/pip.log"
-    "$tree/scripts/install.sh" --root "$root" --wheelhouse "$work/wheels" --extras gpio,radio \
-        --target-platform manylinux2014_aarch64 --target-python "$python"
-    systemd-sysusers --root="$root" 2>>"$work/pip.log"
+    quietly "$tree/scripts/wheelhouse" "$work/wheels" --extras gpio,radio "${target[@]}"
+    quietly "$tree/scripts/install.sh" --root "$root" --wheelhouse "$work/wheels" \
+        --extras gpio,radio --target-platform manylinux2014_aarch64 --target-python "$python"
+    quietly systemd-sysusers --root="$root"
     say "install.sh has put firmware_node into it"
 
     # RPi.GPIO is source alone, so it is compiled here; pytest runs the suite of the back ends.
     compiler="aarch64-linux-gnu-gcc --sysroot=$root"
-    env CC="$compiler" LDSHARED="$compiler -shared" \
+    quietly env CC="$compiler" LDSHARED="$compiler -shared" \
         CFLAGS="-fcommon -I$root/usr/include/python$python" \
         _PYTHON_HOST_PLATFORM=linux-aarch64 \
         SETUPTOOLS_EXT_SUFFIX=".cpython-${python/./}-aarch64-linux-gnu.so" \
         "$venv" -m pip --quiet wheel --no-cache-dir --no-build-isolation --no-deps \
-        --no-binary :all: --wheel-dir "$work/rpi" RPi.GPIO 2>>"$work/pip.log"
+        --no-binary :all: --wheel-dir "$work/rpi" RPi.GPIO
     mkdir -p "$proof.part"
-    "$venv" -m pip --quiet install --target "$proof.part/lib" --only-binary :all: \
+    quietly "$venv" -m pip --quiet install --target "$proof.part/lib" --only-binary :all: \
         --platform linux_aarch64 --platform manylinux2014_aarch64 --python-version "$python" \
-        --constraint "$tree/requirements-dev.lock" pytest "$work"/rpi/*.whl 2>>"$work/pip.log"
+        --constraint "$tree/requirements-dev.lock" pytest "$work"/rpi/*.whl
     rm -rf "$root"/usr/include "$root"/usr/lib/aarch64-linux-gnu/*.a \
-        "$root/usr/lib/python$python"/config-* "$root"/usr/share/{doc,man,locale} "$root"/var/{lib,cache}/apt
+        "$root/usr/lib/python$python"/config-* "$root"/usr/share/{doc,man,locale}
     mv "$proof.part" "$proof"
     say "RPi.GPIO and pytest lie beside it"
 fi

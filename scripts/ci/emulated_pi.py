@@ -50,7 +50,8 @@ active_low = true
 [gpio.indicators.joined]
 line = {JOINED}
 """
-# A home of its own inside the machine, on the virtual air, for a device with a button.
+# A home of its own inside the machine, on the virtual air, for a device with a button. The emulated
+# chip has no pull resistors: a line that nobody drives is low, so low is released.
 _DISPLAY = f"""\
 {_DEVICE.format(kind="ppmid", entity_id=PPMID)}
 [radio]
@@ -67,6 +68,17 @@ directory = "credential:keys"
 """
 
 
+# Everything takes some twenty times as long as on a real one.
+_DROP_IN = """\
+[Service]
+TimeoutStartSec=300
+"""
+NOT_SHOWN = (
+    "not shown: a real board's speed, pull resistors, edges on the pins, Bluetooth's hold on the"
+    " UART, USB sticks, a card that loses what it acknowledged"
+)
+
+
 def make_card(work: Path, run: Path, home: Home) -> None:
     """A file system from the tree, with configuration and keys."""
     root = work / "root"
@@ -74,6 +86,9 @@ def make_card(work: Path, run: Path, home: Home) -> None:
     (proof / "agent").write_text(AGENT)
     unit = root / "etc/systemd/system/agent.service"
     unit.write_text(AGENT_UNIT)
+    drop_in = root / "etc/systemd/system/firmware-node@.service.d/99-emulated.conf"
+    drop_in.parent.mkdir(exist_ok=True)
+    drop_in.write_text(_DROP_IN)
     folder = root / "etc/firmware-node"
     (folder / "keys").mkdir(parents=True, exist_ok=True)
     for name, text in (("hcalcs", _SWITCH), ("ppmid", _DISPLAY), ("hub", _HUB)):
@@ -376,6 +391,7 @@ def main() -> int:
             name, began = "power cuts", time.monotonic()
             for told in proof.cuts():
                 print(f"emulated Pi: {told} ({time.monotonic() - began:.0f} s)")
+        print(f"emulated Pi: {NOT_SHOWN}")
     except (ProofFailed, OSError, ValueError, LookupError, subprocess.SubprocessError) as error:
         print(f"emulated Pi: FAILED {name}: {error!r}")
         print((run / "console").read_bytes()[-6000:].decode(errors="replace"), file=sys.stderr)

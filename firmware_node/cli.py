@@ -298,6 +298,7 @@ def _image_verbs(verbs: Any) -> None:
     library.add_argument("--keys", metavar="DIR", help="default: new ones from the seed, beside")
     library.add_argument("--seed", type=int, default=0)
     library.add_argument("--size", type=int, default=65536, help="bytes of a manufacturer image")
+    library.add_argument("--only", metavar="NAME", action="append", default=[])
     for verb in (build, sign, mutate, library):
         verb.add_argument("--json", action="store_true", help="tell of what is written")
     load = _verb(image, "load", _image_load, "flash an image into a running daemon's spare bank")
@@ -719,7 +720,7 @@ def _image_library(args: argparse.Namespace) -> int:
 
     made = {} if args.keys else build_keys(f"library {args.seed}".encode())
     keyring = Keyring(made) if made else _keyring(args.keys)
-    files = build_library(keyring, seed=args.seed, size=args.size)
+    files = build_library(keyring, seed=args.seed, size=args.size, only=args.only)
     _fill(args.directory, files | {f"keys/{name}": data for name, data in made.items()})
     count = sum(name.endswith(".ota") for name in files)
     if args.json:

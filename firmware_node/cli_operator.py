@@ -11,11 +11,15 @@ from typing import Any
 from urllib.parse import urlencode
 
 from firmware_node.adapters.control_api import DEVICE_ROUTES, HUB_ROUTES, openapi
+from firmware_node.adapters.control_client import call
 
 # What all commands share stands with them.
 from firmware_node.cli import _call, _device_socket, _hub_socket
-from firmware_node.errors import ConfigError
+from firmware_node.errors import ConfigError, EnvironmentFailure
 from firmware_node.tools import doctor, render
+from firmware_node.tools.finding import PROBLEM
+
+ASK_S = 5.0  # for a daemon's status; it takes milliseconds
 
 
 def hub_load(args: argparse.Namespace) -> int:
@@ -47,8 +51,8 @@ def relay(args: argparse.Namespace) -> int:
 def look_for_trouble(args: argparse.Namespace) -> int:
     """``doctor``; the exit code: 1 where something is a problem."""
     files = args.files or sorted(Path("/etc/firmware-node").glob("*.toml"))
-    findings = doctor.examine(doctor.this_machine(), files, args.port)
-    bad = any(finding.level == doctor.PROBLEM for finding in findings)
+    findings = doctor.examine(doctor.this_machine(_ask), files, args.port)
+    bad = any(finding.level == PROBLEM for finding in findings)
     if args.json:
         rows = [dataclasses.asdict(finding) for finding in findings]
         print(json.dumps({"result": "problems" if bad else "ok", "findings": rows}))
@@ -58,6 +62,16 @@ def look_for_trouble(args: argparse.Namespace) -> int:
             if finding.remedy:
                 print(render.printable(f"{'':<23} -> {finding.remedy}"))
     return 1 if bad else 0
+
+
+def _ask(socket: Path) -> dict[str, Any] | None:
+    """See ``doctor.Machine``."""
+    try:
+        return next(call(socket, "GET", "/v1/status", timeout_s=ASK_S), None)
+    except EnvironmentFailure as error:
+        if isinstance(error.__cause__, PermissionError | TimeoutError):
+            raise error.__cause__ from error
+        return None
 
 
 def config_api(args: argparse.Namespace) -> int:

@@ -89,6 +89,7 @@ class RadioSection:
     role: str = "end-device"
     profile: str = "strict"
     baud: int = 115200
+    device_id: int | None = None  # of the endpoint; default: what the device's type is in ZSE
     eui64: str = "entity-id"  # or "stick": leave it the name that it has
     channels: tuple[int, ...] = tuple(range(11, 27))
     extended_pan_id: str | None = None  # the only network to join, or the one to form
@@ -302,6 +303,7 @@ RANGES: Mapping[str, tuple[int, int]] = {
     "switch.ask_retry_last_ms": (100, 3_600_000),
     "hub.block_size_max": (1, 255),
     "radio.channels": (11, 26),  # of IEEE 802.15.4 at 2.4 GHz
+    "radio.device_id": (0, 0xFFFF),
     "radio.baud": (1200, 4_000_000),
     "dcc.inventory.manufacturer_code": (0, 0xFFFF),
     "dcc.inventory.model": (0, 0xFFFF),

@@ -1,6 +1,8 @@
 """The main job on one machine: hub and devices as processes of their own, no hardware.
 
-Both options of SECMP0007 run side by side: a PPMID by SR 11.4, an HCALCS by SR 11.1 and 11.3.
+Both options of SECMP0007 run side by side: a PPMID by SR 11.4, an HCALCS by SR 11.1 and 11.3, from
+their built-in image to the good one of the image library. Then a load control event closes the
+HCALCS's relay, which drives no pin here.
 
 Everything goes through the same commands that a user has; the demo only starts them and looks.
 """
@@ -25,7 +27,6 @@ from firmware_node.adapters.control_client import call
 from firmware_node.errors import ConfigError, EnvironmentFailure, FirmwareNodeError
 from firmware_node.tools import render
 
-_SUPPLIER = "90-B3-D5-1F-30-01-00-00"
 BLOCK_SIZE = 50
 SOCKET_FOLDER_MAX = 80  # octets of the temporary directory's path
 START_LIMIT_S = 15
@@ -41,17 +42,16 @@ class _Option:
 
     kind: str
     entity_id: str
-    image_kind: str
     distribute: str  # service request
     activate: str | None  # None: distribution brings it
     told: tuple[str, ...]  # message codes, in any order
+    relay: str | None = None
 
 
 _OPTIONS = (
     _Option(
         "ppmid",
         "00-DB-12-34-56-78-90-A4",
-        "gb-plain",
         "11.4",
         None,
         ("0128", "012B", "0129"),
@@ -59,10 +59,10 @@ _OPTIONS = (
     _Option(
         "hcalcs",
         "00-DB-12-34-56-78-90-A5",
-        "gb-supplier-signed",
         "11.1",
         "11.3",
         ("0128", "00CF", "0012", "0129"),
+        "main",
     ),
 )
 
@@ -73,7 +73,6 @@ entity_id = "{entity_id}"
 manufacturer_code = 0x121D
 image_type = 0x0084
 hardware_version = 0x1111
-factory_image = "{root}/factory.ota"
 manufacturer_signature = "require"
 [storage]
 directory = "{root}/{kind}"
@@ -90,6 +89,12 @@ block_size = {block_size}
 activate_delay_ms = 500
 [activation]
 confirm_after_s = 1
+"""
+_RELAY = """\
+[gpio]
+backend = "memory"
+[gpio.relays.{relay}]
+line = 17
 """
 _HUB = """\
 [hub]
@@ -239,11 +244,13 @@ class _Demo:
         activated = [device for device in devices if device.option.activate]
         self._send("activate", activated, lambda option: option.activate or "")
         self._send("read back", devices, lambda option: "11.2")
+        for device in devices:
+            self._close_relay(device)
         return self._conclude(began)
 
     def _conclude(self, began: float) -> int:
         reports = [
-            device.report(self._size, (self._root / f"{device.option.kind}-2.ota").stat().st_size)
+            device.report(self._size, (self._root / _image(device.option)).stat().st_size)
             for device in self._devices
         ]
         result = "ok" if all(good for good, _ in reports) else "failed"
@@ -262,17 +269,9 @@ class _Demo:
 
     def _prepare(self) -> None:
         self._command("keys", "create", "keys", "--seed", str(self._seed))
+        size = ("--size", str(self._size))
+        self._command("image", "library", "images", "--only", "good", "--keys", "keys", *size)
         bank_size = max(1024 * 1024, self._size)
-        for version, kind, name in (
-            ("1", "gb-plain", "factory.ota"),
-            *(("2", d.option.image_kind, f"{d.option.kind}-2.ota") for d in self._devices),
-        ):
-            self._command(
-                *("image", "build", "--keys", "keys", "-o", name, "--kind", kind),
-                *("--file-version", version, "--size", str(self._size)),
-                *("--hardware-min", "0x1111", "--hardware-max", "0x1211"),
-                *("--seed", version, *(("--supplier", _SUPPLIER) if "signed" in kind else ())),
-            )
         for device in self._devices:
             text = _DEVICE.format(
                 root=self._root,
@@ -282,6 +281,8 @@ class _Demo:
                 block_size=BLOCK_SIZE,
                 bank_size=bank_size,
             )
+            if device.option.relay is not None:
+                text += _RELAY.format(relay=device.option.relay)
             (self._root / f"{device.option.kind}.toml").write_text(text)
         (self._root / "hub.toml").write_text(_HUB.format(root=self._root, run=self._run))
 
@@ -345,7 +346,7 @@ class _Demo:
         commands = []
         for device in devices:
             option, reference = device.option, service(device.option)
-            file, image = f"{option.kind}-{reference}.xml", f"{option.kind}-2.ota"
+            file, image = f"{option.kind}-{reference}.xml", _image(option)
             given = {"11.1": ("--image", image), "11.3": ("--from", image)}
             given["11.4"] = given["11.1"]
             self._tell_about(device, stage, f"SR {reference}: {_ASKS[reference]}")
@@ -367,6 +368,21 @@ class _Demo:
                 self._tell_about(device, "told", f"{name} {code}: {render.meaning(message)}")
                 text = f"{verdict} {message[verdict.lower()]}, from {message['originator']}"
                 self._tell_about(device, "", text)
+
+    def _close_relay(self, device: _Device) -> None:
+        """The hub plays the ESME; the device asks it for its events, also after a restart."""
+        relay = device.option.relay
+        if relay is None:
+            return
+        self._tell_about(device, "switch", "load control: supply for a minute")
+        hub = str(self._run / "hub.sock")
+        self._command("hub", "load", device.option.entity_id, "closed", "1", "--hub", hub)
+        limit = time.monotonic() + START_LIMIT_S
+        while not (line := device.status()["gpio"]["lines"][relay])["on"]:
+            if time.monotonic() > limit:
+                raise EnvironmentFailure(f"the {device.name} does not close its relay")
+            time.sleep(LOOK_S)
+        self._tell_about(device, "", f"relay {relay} closed: line {line['line']}, no real pin")
 
     def _show_progress(self) -> None:
         """One bar: of the first device that downloads."""
@@ -452,6 +468,10 @@ _ASKS = {
     "11.4": "update to version 00000002",
 }
 _NAMES = {"00CF": "receipt"}  # where the name of the message is too long for a line
+
+
+def _image(option: _Option) -> str:
+    return f"images/{option.kind}/good.ota"
 
 
 def _running(status: dict[str, Any]) -> str:

@@ -145,11 +145,14 @@ else
         ln -sf /usr/bin/python3 "$release.part/bin/python3"
         rm -f "$release.part/bin/python$host"
     fi
+    # Byte code does not ask for the machine, only for the version of Python.
+    compile=--compile
+    [ "${target:-$host}" = "$host" ] || compile=--no-compile
     # shellcheck disable=SC2086 # one word for each option and tag
     "$pip" -m pip --quiet --disable-pip-version-check install --no-index --find-links "$wheelhouse" \
         --root-user-action ignore --target "$release.part/lib/python${target:-$host}/site-packages" \
-        ${target:+--python-version "$target" --implementation cp --only-binary :all: --no-compile} \
-        $tags "firmware-node$extras" >&2 || fail 2 "$wheelhouse: its wheels cannot be installed"
+        ${target:+--python-version "$target" --implementation cp --only-binary :all:} \
+        $compile $tags "firmware-node$extras" >&2 || fail 2 "$wheelhouse: its wheels cannot be installed"
     rm -rf "$release.part/lib/python${target:-$host}/site-packages/bin" # with shebangs of the host
     cat > "$release.part/bin/firmware-node" <<END
 #!$prefix/releases/$name/bin/python

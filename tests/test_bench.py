@@ -17,13 +17,16 @@ needs_strace = pytest.mark.skipif(
     shutil.which("strace") is None and "CI" not in os.environ,
     reason="strace is not installed: apt-get install strace",
 )
-# The names that the contract fixes, with their units, and which way is better.
+# Names with their units, and which way is better; most are fixed by the contract.
 CONTRACT = {
     "ota.in_process.blocks_per_second": ("blocks/s", True),
     "ota.two_process.block.ratio_to_bare_socket": ("ratio", True),
     "ota.two_process.page.blocks_per_second": ("blocks/s", True),
     "daemon.start_to_ready.seconds": ("s", False),
     "daemon.rss.bytes": ("bytes", False),
+    "daemon.watchdog.update.seconds": ("s", False),
+    "daemon.watchdog.starved.seconds": ("s", False),
+    "daemon.idle_cpu.ten_instances.cores": ("cores", False),
     "verify.1mib.seconds": ("s", False),
 }
 ON_DISK = {

@@ -146,6 +146,7 @@ _BANK = _object(
     size=_NUMBER,
 )
 _RUNNING: Schema = {"enum": ["A", "B"]}
+_RADIO = _object({"type": _TEXT, "path": _TEXT, "fault": _or_null(_TEXT)})
 SCHEMAS: Mapping[str, Schema] = {
     "Any": {},
     "Error": _object({"error": _TEXT}),
@@ -192,6 +193,8 @@ SCHEMAS: Mapping[str, Schema] = {
                     }
                 )
             ),
+            "utc": _or_null(_TIME),
+            "radio": _RADIO,
             "gpio": _object({"backend": _TEXT, "lines": {"type": "object"}}),
             "notify": {"type": "object"},
             "pid": _NUMBER,
@@ -203,6 +206,7 @@ SCHEMAS: Mapping[str, Schema] = {
             "utc": _TIME,
             "devices": {"type": "array", "items": _object({"entity_id": _ENTITY})},
             "offers": {"type": "array", "items": {"type": "object"}},
+            "radio": _RADIO,
             "load_events": {
                 "type": "array",
                 "items": _object({"entity_id": _ENTITY, "id": _NUMBER, "status": _TEXT}),

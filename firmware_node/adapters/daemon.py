@@ -279,7 +279,7 @@ class DeviceDaemon:
         notify_systemd(f"READY=1\nSTATUS={self._words()}")
 
     def _words(self) -> str:
-        return device_words(self._device.status(now_ms()))
+        return device_words(self._device.status(now_ms()) | {"radio": self._radio.report()})
 
     def _stop(self, code: int) -> None:
         if self._stopping is not None and not self._stopping.done():
@@ -378,6 +378,7 @@ class DeviceDaemon:
     def _status(self) -> Document:
         status = self._device.status(now_ms())
         self._watch.add_to(status)
+        status["radio"] = self._radio.report()
         status["gpio"] = self._gpio.describe()
         status["notify"] = {} if self._notices is None else self._notices.report()
         status["pid"] = os.getpid()

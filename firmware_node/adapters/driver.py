@@ -15,6 +15,7 @@ from typing import Any
 
 from firmware_node.boundary import Effect, Input, Machine, Notify
 
+NOTIFY_WAIT_S = 2.0  # the watchdog, the shortest patience there is, has 15
 EVENTS_KEPT = 1000  # in memory, for ``events``
 _log = logging.getLogger(__name__)
 
@@ -174,7 +175,11 @@ _DEGRADED = ("_failed", "_lost", "_refused", "_fault", "_withheld", "_reverted",
 
 
 def notify_systemd(text: str) -> None:
-    """One datagram to NOTIFY_SOCKET; without one, nothing (systemd's sd_notify protocol)."""
+    """One datagram to NOTIFY_SOCKET; without one, nothing (systemd's sd_notify protocol).
+
+    A manager that does not read leaves no room after ten datagrams (net.unix.max_dgram_qlen). Mere
+    words are then dropped; what matters waits, not for ever: a stop must end.
+    """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -182,6 +187,7 @@ def notify_systemd(text: str) -> None:
         address = "\0" + address[1:]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            sender.settimeout(0 if text.startswith("STATUS=") else NOTIFY_WAIT_S)
             sender.sendto(text.encode(), address)
     except OSError as error:
         _log.warning("NOTIFY_SOCKET: %s", error)

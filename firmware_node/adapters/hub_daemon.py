@@ -151,7 +151,10 @@ class HubDaemon:
         notify_systemd(f"READY=1\nSTATUS={self._words()}")
 
     def _words(self) -> str:
-        return hub_words(self._hub.status(now_ms()))
+        return hub_words(self._status())
+
+    def _status(self) -> Document:
+        return self._hub.status(now_ms()) | {"radio": self._radio.report()}
 
     def _stop(self, code: int) -> None:
         if self._stopping is not None and not self._stopping.done():
@@ -202,7 +205,7 @@ class HubDaemon:
     async def _handle(self, request: Request) -> Document | AsyncIterator[Document]:
         match request.method, request.path:
             case "GET", "/v1/status":
-                return self._hub.status(now_ms())
+                return self._status()
             case "GET", "/v1/openapi.json":
                 from firmware_node.adapters.control_api import HUB_ROUTES, openapi
 

@@ -40,6 +40,9 @@ class Radio(Protocol):
     def close(self) -> None:
         """Let go of it at once."""
 
+    def report(self) -> dict[str, object]:
+        """For ``status``: type, path, and what keeps us from the air (null: nothing)."""
+
     async def forget(self) -> None:
         """Leave the network for good; raises EnvironmentFailure."""
 
@@ -58,6 +61,7 @@ def device_radio(
     """
     if settings.type == "virtual":
         return AirClient(Path(settings.air), entity_id, deliver, endpoint)
+    endpoint = _as_configured(endpoint, settings)
     endpoints = [endpoint]
     if settings.profile == "lenient":
         endpoints = lenient_endpoints(endpoint)
@@ -73,7 +77,8 @@ def hub_radio(
     """A hub's; errors as ``device_radio``."""
     if settings.type == "virtual":
         return AirServer(Path(settings.air), entity_id, deliver)
-    return _stick(settings, "coordinator", entity_id, [HUB_ENDPOINT], deliver, failed)
+    endpoint = _as_configured(HUB_ENDPOINT, settings)
+    return _stick(settings, "coordinator", entity_id, [endpoint], deliver, failed)
 
 
 def lenient_endpoints(endpoint: zdo.Endpoint) -> list[zdo.Endpoint]:
@@ -93,6 +98,12 @@ def lenient_endpoints(endpoint: zdo.Endpoint) -> list[zdo.Endpoint]:
         endpoint.out_clusters,
     )
     return [endpoint._replace(in_clusters=in_clusters, out_clusters=out_clusters), twin]
+
+
+def _as_configured(endpoint: zdo.Endpoint, settings: RadioSection) -> zdo.Endpoint:
+    if settings.device_id is None:
+        return endpoint
+    return endpoint._replace(device=settings.device_id)
 
 
 def _stick(

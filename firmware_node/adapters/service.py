@@ -103,6 +103,8 @@ def device_words(status: Mapping[str, Any]) -> str:
             words = f"{state}: running {version}"
     if status.get("switch") is not None:
         words += f"; the switch is {status['switch']['switch'] or 'not driven'}"
+    if status["radio"]["fault"]:
+        return f"degraded: the radio is away ({status['radio']['fault']}); {words}"
     if not status["network"]["joined"]:
         return f"degraded: no network, waiting for the hub; {words}"
     return words
@@ -111,7 +113,10 @@ def device_words(status: Mapping[str, Any]) -> str:
 def hub_words(status: Mapping[str, Any]) -> str:
     """A hub's ``status`` as one line for people."""
     devices, offers = len(status["devices"]), len(status["offers"])
-    return f"serving: {_count(devices, 'device')}, {_count(offers, 'offer')}"
+    words = f"{_count(devices, 'device')}, {_count(offers, 'offer')}"
+    if status["radio"]["fault"]:
+        return f"degraded: the radio is away ({status['radio']['fault']}); {words}"
+    return f"serving: {words}"
 
 
 def _count(number: int, what: str) -> str:

@@ -83,7 +83,7 @@ from firmware_node.terms import (
     UpgradeStatus,
 )
 from firmware_node.wire import firmware_messages as fm
-from firmware_node.wire import ota, tunneling
+from firmware_node.wire import ota, tunneling, zcl
 
 Output = (
     Effect
@@ -484,6 +484,7 @@ class Device:
             "counters": self._party.counters(),
             "outbox": len(self._outbox),
             "switch": None if self._switch is None else self._switch.report(),
+            "utc": None if (utc := self._time.utc(now_ms)) is None else zcl.utc_text(utc),
             "pending_activation": self._party.schedule.report(),
             "last_failure": self._results.last_failure(),
         }

@@ -1,9 +1,10 @@
 """What is wrong with this machine for running a device or a hub, each finding with its remedy.
 
 A check is a function from a ``Machine`` and a configuration to its findings; ``examine`` runs them
-in the order in which an operator would put things right: program, configuration, keys, storage,
-clock, radio, GPIO. Nothing is written, opened for use, or claimed: a running daemon is not
-disturbed. ``Machine`` is all that is looked at, so that tests can show another one.
+in the order in which an operator would put things right: program, clock, serial ports, and of each
+configuration its keys, radio, storage, GPIO, and the daemon that runs it. Nothing is written,
+opened for use, or claimed: a running daemon is asked for its status alone. ``Machine`` is all that
+is looked at, so that tests can show another one.
 """
 
 from __future__ import annotations
@@ -11,39 +12,37 @@ from __future__ import annotations
 import importlib.util
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from firmware_node.config import DeviceConfig, HubConfig, read_config, read_key_folder
 from firmware_node.crypto import Keyring, signs_deterministically
 from firmware_node.errors import ConfigError, FirmwareNodeError
 from firmware_node.terms import EntityId
+from firmware_node.tools import running
+from firmware_node.tools.finding import OK, PROBLEM, WARNING, Finding
 from firmware_node.tools.keys import show
 
-OK, WARNING, PROBLEM = "ok", "warning", "problem"
 ROOM = 8 * 1024 * 1024  # bytes besides the banks: database, its log, ballast, spool
 TIGHT = 64 * 1024 * 1024  # bytes; below it a log or an update of the system fills the card
 BUILT_UTC = datetime(2025, 1, 1, tzinfo=UTC)  # a clock before this one was never set
 ON_BOARD = ("ttyAMA0", "ttyS0", "serial0", "serial1")  # the UARTs on a Raspberry Pi's header
 NO_BLUETOOTH = ("dtoverlay=disable-bt", "dtoverlay=miniuart-bt")
+# Bluetooth has a UART of its own there, and the header's has a switch of its own.
+WITH_RP1 = ("Raspberry Pi 5", "Raspberry Pi Compute Module 5")
 GPIO_LIBRARIES = {"gpiod": "gpiod", "rpi-gpio": "RPi"}
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the answer; a remedy stands where something is to be done."""
-
-    check: str
-    level: str  # OK, WARNING or PROBLEM
-    found: str
-    remedy: str | None = None
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What the checks see: a file tree, a clock, a user, the free bytes below a path."""
+    """What the checks see: a file tree, a clock, a user, the free bytes below a path, daemons.
+
+    ``ask`` gives the status behind a control socket, None where nobody listens; it raises
+    PermissionError for a socket that is closed to us and TimeoutError for a silent daemon.
+    """
 
     root: Path = Path("/")
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -54,6 +53,7 @@ class Machine:
         os.statvfs(path).f_bavail * os.statvfs(path).f_frsize
     )
     has_module: Callable[[str], bool] = lambda name: importlib.util.find_spec(name) is not None
+    ask: Callable[[Path], Mapping[str, Any] | None] = lambda path: None
     read_key_folder: Callable[[str], dict[str, bytes]] = field(default=read_key_folder)
 
     def at(self, path: str | Path) -> Path:
@@ -75,13 +75,17 @@ class Machine:
         return f"/boot/firmware/{name}", ""
 
     @property
+    def model(self) -> str:
+        """As the device tree has it; a PC has none."""
+        return self.text("/sys/firmware/devicetree/base/model")
+
+    @property
     def is_raspberry_pi(self) -> bool:
         """Whether the device tree says so."""
-        model = self.text("/sys/firmware/devicetree/base/model")
-        return model.startswith("Raspberry Pi")
+        return self.model.startswith("Raspberry Pi")
 
 
-def this_machine() -> Machine:
+def this_machine(ask: Callable[[Path], Mapping[str, Any] | None]) -> Machine:
     """The one that we run on, seen by the user who asks."""
     import grp
     import pwd
@@ -96,7 +100,7 @@ def this_machine() -> Machine:
         user = pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         user = str(os.geteuid())
-    return Machine(user=user, groups=sorted(groups))
+    return Machine(user=user, groups=sorted(groups), ask=ask)
 
 
 def examine(machine: Machine, files: Sequence[Path], ports: Sequence[str] = ()) -> list[Finding]:
@@ -117,6 +121,7 @@ def examine(machine: Machine, files: Sequence[Path], ports: Sequence[str] = ()) 
         if isinstance(config, DeviceConfig):
             findings += _storage(machine, config)
             findings += _gpio(machine, config)
+        findings += _daemon(machine, config, file.stem)
     if not files and not ports:
         remedy = "write one (README, A first configuration), or name its file after 'doctor'"
         findings.append(Finding("configuration", WARNING, "no configuration to look at", remedy))
@@ -266,13 +271,13 @@ def _on_board(machine: Machine, path: str) -> Iterator[Finding]:
     file, settings = machine.boot("config.txt")
     lines = [line.split("#")[0].strip() for line in settings.splitlines()]
     restart = "and start the machine again"
-    if "enable_uart=1" not in lines:
+    has_rp1 = machine.model.startswith(WITH_RP1)
+    switch = "dtparam=uart0=on" if has_rp1 else "enable_uart=1"
+    if switch not in lines:
         yield Finding(
-            "radio", PROBLEM, f"{path}: the UART is off", f"add enable_uart=1 to {file} {restart}"
+            "radio", PROBLEM, f"{path}: the UART is off", f"add {switch} to {file} {restart}"
         )
-    if not any(
-        line.startswith(("dtoverlay=disable-bt", "dtoverlay=miniuart-bt")) for line in lines
-    ):
+    if not has_rp1 and not any(line.startswith(NO_BLUETOOTH) for line in lines):
         yield Finding(
             "radio",
             PROBLEM,
@@ -338,3 +343,27 @@ def _gpio(machine: Machine, config: DeviceConfig) -> Iterator[Finding]:
     else:
         numbers = ", ".join(str(line.line) for line in section.lines.values())
         yield Finding("gpio", OK, f"lines {numbers}, {len(chips)} chips")
+
+
+# --- the daemon -----------------------------------------------------------------------------------
+
+
+def _daemon(machine: Machine, config: DeviceConfig | HubConfig, name: str) -> Iterator[Finding]:
+    socket = config.control.socket if isinstance(config, DeviceConfig) else config.dcc.socket
+    try:
+        status = machine.ask(Path(socket))
+    except PermissionError:
+        found, remedy = f"{socket} is closed to {machine.user}", "ask as root, or as its user"
+        yield Finding("daemon", WARNING, found, remedy)
+    except TimeoutError:
+        yield Finding(
+            "daemon",
+            PROBLEM,
+            f"whoever listens at {socket} does not answer",
+            f"a radio that is silent holds a start up; else systemctl restart firmware-node@{name}",
+        )
+    else:
+        if status is None:
+            yield Finding("daemon", OK, f"nobody runs it (systemctl start firmware-node@{name})")
+            return
+        yield from running.findings(status, machine.now(), on_a_pi=machine.is_raspberry_pi)

@@ -8,7 +8,7 @@ Everything follows from keys and seed. Files are left to the command line.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from firmware_node.crypto import Keyring
@@ -93,36 +93,45 @@ LIBRARY = (
 
 
 def build_library(
-    keyring: Keyring, *, seed: int = 0, size: int = SIZE, devices: tuple[DeviceType, ...] = DEVICES
+    keyring: Keyring,
+    *,
+    seed: int = 0,
+    size: int = SIZE,
+    devices: tuple[DeviceType, ...] = DEVICES,
+    only: Sequence[str] = (),
 ) -> dict[str, bytes]:
-    """Every file of the library by its path, descriptions included.
+    """Every file of the library by its path, descriptions included; ``only`` these images' names.
 
     A PPMID's images are plain, an HCALCS's signed by the keyring's first supplier.
 
     Raises:
-        ConfigError: ``size`` is too small.
+        ConfigError: ``size`` is too small, or there is no such image.
         KeyMissingError: the keyring lacks the manufacturer's or the supplier's signing key.
     """
     if not keyring.find(Role.SUPPLIER):
         raise ConfigError("image library: expected a supplier among the keys, found none")
+    if unknown := sorted({*only} - {row.name for row in LIBRARY}):
+        names = ", ".join(row.name for row in LIBRARY)
+        raise ConfigError(f"image library: found {unknown[0]!r}, expected one of {names}")
+    rows = [row for row in LIBRARY if not only or row.name in only]
     stranger = Keyring(build_keys(f"stranger {seed}".encode(), devices=()))
     files: dict[str, bytes] = {}
     lines: list[dict[str, object]] = []
     for device in devices:
-        for row in LIBRARY:
+        for row in rows:
             path = f"{device.value}/{row.name}.ota"
             files[path] = _build(row, device, keyring, stranger, seed, size)
             lines.append(_line(row, device, path))
     files["library.jsonl"] = "".join(json.dumps(line) + "\n" for line in lines).encode()
-    files["README.md"] = _readme(devices).encode()
+    files["README.md"] = _readme(devices, rows).encode()
     return files
 
 
-def table() -> str:
+def table(rows: Sequence[LibraryImage] = LIBRARY) -> str:
     """The rows for people, in Markdown."""
     head = "| image | version | what a device does with it | ends |\n|---|---|---|---|\n"
     return head + "".join(
-        f"| `{row.name}` | {row.version:08x} | {row.does} | {_end(row)} |\n" for row in LIBRARY
+        f"| `{row.name}` | {row.version:08x} | {row.does} | {_end(row)} |\n" for row in rows
     )
 
 
@@ -168,13 +177,13 @@ def _end(row: LibraryImage) -> str:
     return row.ends if row.cause is None else f"{row.ends} ({row.cause})"
 
 
-def _readme(devices: tuple[DeviceType, ...]) -> str:
+def _readme(devices: tuple[DeviceType, ...], rows: Sequence[LibraryImage]) -> str:
     folders = " and ".join(f"`{device.value}/`" for device in devices)
     return (
         "# Emulator images\n\n"
         f"Firmware for emulated devices, manufacturer {MANUFACTURER_CODE:04X}, image type "
         f"{IMAGE_TYPE:04X}, one file of each in {folders}. `library.jsonl` says the same to "
-        f"programs.\n\n{table()}\n"
+        f"programs.\n\n{table(rows)}\n"
         "Flash one with `firmware-node image load FILE --activate`, or distribute it with "
         "`firmware-node dcc request`.\nThe device must hold the keys that the images were built "
         "with.\n"

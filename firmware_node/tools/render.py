@@ -92,6 +92,8 @@ def status(document: Mapping[str, Any]) -> None:
     joined = "not joined"
     if network["joined"]:
         joined = f"joined, address {network['short_address']:04X}, channel {network['channel']}"
+    if fault := document.get("radio", {}).get("fault"):
+        joined = _plain(f"the radio is away: {fault}")
     _row("network", joined)
     _row("upgrade", upgrade["status"])
     if upgrade["status"] == "download_in_progress":

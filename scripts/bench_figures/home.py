@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,18 +127,24 @@ class Home:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self, verb: str, under: Sequence[str] = ()) -> tuple[subprocess.Popen[bytes], float]:
-        """Start ``run`` or ``hub``; its process, and the seconds until it said READY."""
+    def start(
+        self, name: str, under: Sequence[str] = (), environment: Mapping[str, str] | None = None
+    ) -> tuple[subprocess.Popen[bytes], float]:
+        """Start the hub or, by the name of its file, a device: ``run`` is the first.
+
+        Its process, and the seconds until it said READY.
+        """
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
             path = self.root / "ready"
             path.unlink(missing_ok=True)
             manager.bind(os.fspath(path))
             manager.settimeout(START_LIMIT_S)
-            command = [sys.executable, "-m", "firmware_node", verb, f"{self.root}/{verb}.toml"]
+            verb = "hub" if name == "hub" else "run"
+            command = [sys.executable, "-m", "firmware_node", verb, f"{self.root}/{name}.toml"]
             began = time.perf_counter()
             process = subprocess.Popen(
                 [*under, *command],
-                env=os.environ | {"NOTIFY_SOCKET": os.fspath(path)},
+                env=os.environ | {"NOTIFY_SOCKET": os.fspath(path)} | dict(environment or {}),
                 stderr=subprocess.DEVNULL,
             )
             self._processes.append(process)

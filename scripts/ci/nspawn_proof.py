@@ -6,7 +6,6 @@ the first that fails ends it. OUT/result says ``passed`` or ``failed``.
 
 from __future__ import annotations
 
-import http.client
 import http.server
 import json
 import os
@@ -14,9 +13,7 @@ import pwd
 import re
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import threading
 import time
 import traceback
@@ -24,47 +21,44 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-TREE, OUT = Path(sys.argv[1]), Path(sys.argv[2])
-NODE = "/usr/local/bin/firmware-node"
-CONFIGURATION = Path("/etc/firmware-node")
+import nspawn_sticks
+from nspawn_system import (
+    CONFIGURATION,
+    HCALCS,
+    HUB_CONFIGURATION,
+    HUB_UNIT,
+    NODE,
+    OUT,
+    PPMID,
+    PPMID_UNIT,
+    PROOF_DROP_IN,
+    STATE,
+    TIMEOUT_STOP_S,
+    TREE,
+    ProofFailed,
+    StepSkipped,
+    device_configuration,
+    events,
+    expect,
+    is_running,
+    journal,
+    main_pid,
+    run,
+    shown,
+    status,
+    update,
+    wait,
+)
+
 CURRENT = Path("/opt/firmware-node/current")
-PPMID = "00-DB-12-34-56-78-90-A4"
-HCALCS = "00-DB-12-34-56-78-90-A5"
-PPMID_UNIT, HUB_UNIT = "firmware-node@ppmid.service", "firmware-node@hub.service"
-HCALCS_UNIT, HCALCS_STATE = "firmware-node@hcalcs.service", Path("/var/lib/firmware-node/hcalcs")
+HCALCS_UNIT = "firmware-node@hcalcs.service"
+HCALCS_STATE = STATE / "hcalcs"
+EXTRAS = ("--extras", "radio")
 WEBHOOK_PORT = 8089
 IMAGE_SIZE = 512 * 1024  # bytes; some seconds over the virtual radio
-PROOF_DROP_IN = """
-[Service]
-WatchdogSec=3
-RestartSec=100ms
-TimeoutStopSec=4
-"""
-DEVICE_CONFIGURATION = f"""
-[device]
-type = "ppmid"
-entity_id = "{PPMID}"
-manufacturer_code = 0x121D
-image_type = 0x0084
-hardware_version = 0x1111
-manufacturer_signature = "require"
-[keys]
-directory = "credential:keys"
-[ota]
-activate_delay_ms = 200
-"""
-HUB_CONFIGURATION = """
-[hub]
-entity_id = "00-DB-12-34-56-78-90-A2"
-[dcc]
-request_signature = "require"
-[keys]
-directory = "credential:keys"
-"""
-
-
+DEVICE_CONFIGURATION = device_configuration("ppmid", PPMID)
 HCALCS_CONFIGURATION = f"""
-{DEVICE_CONFIGURATION.replace("ppmid", "hcalcs").replace(PPMID, HCALCS)}
+{device_configuration("hcalcs", HCALCS)}
 [gpio]
 backend = "memory"
 [gpio.relays.main]
@@ -81,73 +75,6 @@ url = "http://127.0.0.1:{WEBHOOK_PORT}/told"
 """
 
 
-class ProofFailed(Exception):
-    """A step found something other than it should."""
-
-
-def expect(holds: object, what: str) -> None:
-    """``assert`` that no -O takes away."""
-    if not holds:
-        raise ProofFailed(what)
-
-
-def run(*command: str, code: int = 0, limit_s: int = 60) -> str:
-    """What a command prints; its exit code must be ``code``."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
-    text = done.stdout + done.stderr
-    expect(done.returncode == code, f"{' '.join(command)}: exit {done.returncode}: {text}")
-    return text
-
-
-def wait(holds: Callable[[], object], what: str, limit_s: float = 20) -> None:
-    """Look until it holds."""
-    end = time.monotonic() + limit_s
-    while not holds():
-        expect(time.monotonic() < end, f"waited {limit_s} s in vain: {what}")
-        time.sleep(0.02)
-
-
-def shown(unit: str, name: str) -> str:
-    """One property of a unit."""
-    return run("systemctl", "show", "--value", f"--property={name}", unit).strip()
-
-
-def main_pid() -> int:
-    """The device's process."""
-    return int(shown(PPMID_UNIT, "MainPID"))
-
-
-def is_running() -> bool:
-    """Whether systemd holds the device for running, not for stopping or reloading."""
-    return shown(PPMID_UNIT, "SubState") == "running"
-
-
-def journal(unit: str = PPMID_UNIT) -> list[dict[str, str]]:
-    """What the journal has of a unit, with fields."""
-    lines = run("journalctl", "--no-pager", "-o", "json", "-u", unit).splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def events(name: str) -> list[dict[str, str]]:
-    """The device's notifications of that name."""
-    return [line for line in journal() if line.get("FIRMWARE_NODE_EVENT") == name]
-
-
-def status(name: str = "ppmid") -> dict[str, Any] | None:
-    """A device's own account; None while it does not answer."""
-    connection = http.client.HTTPConnection("localhost", timeout=5)
-    connection.sock = socket.socket(socket.AF_UNIX)
-    try:
-        connection.sock.connect(f"/run/firmware-node/{name}/control.sock")
-        connection.request("GET", "/v1/status")
-        answer: dict[str, Any] = json.loads(connection.getresponse().read())
-    except (OSError, http.client.HTTPException, ValueError):
-        return None
-    finally:
-        connection.close()
-    return answer
-
-
 def state() -> str:
     """The device's state in one word."""
     found = status()
@@ -159,7 +86,7 @@ def state() -> str:
 
 def install_sh_installs_from_the_wheelhouse() -> None:
     """The one documented command."""
-    text = run(f"{TREE}/scripts/install.sh", "--wheelhouse", f"{OUT}/wheels")
+    text = run(f"{TREE}/scripts/install.sh", "--wheelhouse", f"{OUT}/wheels", *EXTRAS)
     expect("is current" in text, text)
     expect(pwd.getpwnam("firmware-node").pw_shell.endswith("nologin"), "the user may log in")
     run(NODE, "--version")
@@ -168,7 +95,7 @@ def install_sh_installs_from_the_wheelhouse() -> None:
 def a_second_install_changes_nothing() -> None:
     """Idempotent."""
     before = os.readlink(CURRENT)
-    text = run(f"{TREE}/scripts/install.sh", "--wheelhouse", f"{OUT}/wheels")
+    text = run(f"{TREE}/scripts/install.sh", "--wheelhouse", f"{OUT}/wheels", *EXTRAS)
     expect("nothing to change" in text, text)
     expect(os.readlink(CURRENT) == before, "another release is current")
 
@@ -264,7 +191,7 @@ def an_emulated_restart_keeps_the_process_and_is_no_stop() -> None:
     run(NODE, "reboot", "--socket", "/run/firmware-node/ppmid/control.sock")
     wait(lambda: len(events("image_running")) == 2, "the second life")
     wait(is_running, "ready after the restart")
-    time.sleep(5)  # longer than TimeoutStopSec
+    time.sleep(TIMEOUT_STOP_S + 1)
     expect(is_running() and main_pid() == pid, "it did not live through TimeoutStopSec")
 
 
@@ -292,13 +219,8 @@ def a_killed_daemon_is_started_again() -> None:
 
 def an_update_survives_kill_9_in_its_middle() -> None:
     """SR 11.4 over the virtual radio; the rest of the file, not the whole, comes afterwards."""
-    keys = ("--keys", "/root/keys")
-    image = ("--file-version", "2", "--size", str(IMAGE_SIZE), "-o", "/root/two.ota")
-    run(NODE, "image", "build", *keys, *image)
-    request = ("--image", "/root/two.ota", "--devices", PPMID, "-o", "/root/update.xml")
-    run(NODE, "dcc", "request", "11.4", *keys, *request)
     with subprocess.Popen(
-        [NODE, "dcc", "send", "/root/update.xml", "--wait", "--json"],
+        update(IMAGE_SIZE, 2),
         stdout=subprocess.PIPE,
         text=True,
     ) as sender:
@@ -413,7 +335,7 @@ def a_release_that_does_not_get_ready_is_switched_back() -> None:
 def a_release_that_gets_ready_takes_over() -> None:
     """And the one before stays at hand."""
     before, pid = os.readlink(CURRENT), main_pid()
-    run(f"{TREE}/scripts/install.sh", "--wheelhouse", f"{OUT}/newer")
+    run(f"{TREE}/scripts/install.sh", "--wheelhouse", f"{OUT}/newer", *EXTRAS)
     expect(os.readlink(CURRENT) != before, "the release before is current")
     expect((CURRENT.parent / before).is_dir(), "the release before is gone")
     expect(is_running() and main_pid() != pid, "the instance was not restarted")
@@ -480,11 +402,12 @@ STEPS = (
     an_update_survives_kill_9_in_its_middle,
     the_doctor_finds_the_wrong_configuration_and_nothing_else,
     a_second_instance_moves_its_relay_and_tells_a_file_a_command_and_a_webhook,
-    the_journal_has_fields_and_no_key,
     a_release_that_does_not_get_ready_is_switched_back,
     a_release_that_gets_ready_takes_over,
     udev_reads_the_rules,
     stop_is_clean_and_fast,
+    *nspawn_sticks.STEPS,
+    the_journal_has_fields_and_no_key,
     uninstall_leaves_nothing,
 )
 
@@ -498,6 +421,9 @@ def main() -> None:
             name = step.__name__.replace("_", " ")
             try:
                 step()
+            except StepSkipped as reason:
+                report.write(f"SKIP: nspawn: {name}: {reason}\n")
+                continue
             except (
                 ProofFailed,
                 OSError,

@@ -194,6 +194,21 @@ def test_systemd_is_told_and_its_absence_is_silent(monkeypatch: pytest.MonkeyPat
     notify_systemd("READY=1")
 
 
+def test_a_manager_that_reads_nothing_never_keeps_a_daemon_from_stopping(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        tempfile.TemporaryDirectory(prefix="fn-") as folder,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+    ):
+        manager.bind(f"{folder}/notify.sock")
+        monkeypatch.setenv("NOTIFY_SOCKET", f"{folder}/notify.sock")
+        while not caplog.records:  # until the queue is full, whatever this kernel's limit is
+            notify_systemd("STATUS=idle")
+        notify_systemd("STOPPING=1")  # comes back
+        assert len(caplog.records) == 2
+
+
 def test_the_watchdog_is_fed_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WATCHDOG_USEC", raising=False)
     asyncio.run(feed_watchdog())  # returns at once

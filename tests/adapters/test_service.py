@@ -24,6 +24,7 @@ def status(state: str, upgrade: str = "normal", **changes: Any) -> dict[str, Any
     return {
         "state": state,
         "network": {"joined": True},
+        "radio": {"fault": None},
         "upgrade": {"status": upgrade, "file_offset": 6_500, "total_size": 10_000},
         "banks": {"A": {"version": "00000001"}, "B": {"version": None}},
         "running_bank": "A",
@@ -58,6 +59,10 @@ def status(state: str, upgrade: str = "normal", **changes: Any) -> dict[str, Any
             status("idle", network={"joined": False}),
             "degraded: no network, waiting for the hub; idle: running version 00000001 in bank A",
         ),
+        (
+            status("idle", network={"joined": False}, radio={"fault": "no such port"}),
+            "degraded: the radio is away (no such port); idle: running version 00000001 in bank A",
+        ),
     ],
 )
 def test_a_state_is_one_line_for_people(document: dict[str, Any], words: str) -> None:
@@ -65,7 +70,10 @@ def test_a_state_is_one_line_for_people(document: dict[str, Any], words: str) ->
 
 
 def test_a_hub_counts_what_it_serves() -> None:
-    assert hub_words({"devices": [1, 2], "offers": [1]}) == "serving: 2 devices, 1 offer"
+    status: dict[str, Any] = {"devices": [1, 2], "offers": [1], "radio": {"fault": None}}
+    assert hub_words(status) == "serving: 2 devices, 1 offer"
+    status["radio"] = {"fault": "no such port"}
+    assert hub_words(status) == "degraded: the radio is away (no such port); 2 devices, 1 offer"
 
 
 def test_only_changed_words_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,3 +122,15 @@ def test_the_command_fills_a_folder_with_images_and_their_keys(
 def test_a_keyring_without_a_supplier_is_said_to_be_one() -> None:
     with pytest.raises(ConfigError, match="a supplier"):
         build_library(Keyring({}), devices=(DeviceType.PPMID,))
+
+
+def test_single_images_are_the_same_octets(tmp_path: Path) -> None:
+    files = build_library(KEYS, seed=1, size=SIZE, only=["good", "newer"])
+    assert {name for name in files if name.endswith(".ota")} == {
+        f"{device}/{name}.ota" for device in ("ppmid", "hcalcs") for name in ("good", "newer")
+    }
+    assert all(FILES[name] == data for name, data in files.items() if name.endswith(".ota"))
+    assert b"crash-loop" not in files["README.md"] + files["library.jsonl"]
+    with pytest.raises(ConfigError, match="found 'godo', expected one of good, "):
+        build_library(KEYS, only=["godo"])
+    assert main(["image", "library", str(tmp_path / "made"), "--only", "godo"]) == 2

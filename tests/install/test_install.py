@@ -173,6 +173,16 @@ def test_a_tree_of_another_machine_gets_its_python_and_its_prefix(
     assert not list((folder / "lib").rglob("*.pyc"))
 
 
+def test_a_tree_of_another_machine_with_this_python_gets_byte_code(
+    tmp_path: Path, root: Path
+) -> None:
+    wheels = str(wheelhouse(tmp_path / "wheels", "1.0"))
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    target = ("--target-platform", "manylinux2014_aarch64", "--target-python", version)
+    install(root, "--wheelhouse", wheels, *target)
+    assert list((root / CURRENT / f"lib/python{version}").rglob("firmware_node/**/*.pyc"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

@@ -607,6 +607,7 @@ def test_the_status_of_a_new_device() -> None:
         "running_bank": "A",
         "outbox": 0,
         "switch": None,
+        "utc": None,
         "last_failure": None,
     }
     network = bench.join().status()["network"]

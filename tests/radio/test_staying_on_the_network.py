@@ -158,6 +158,9 @@ def test_a_stick_that_stays_away_ends_the_daemon_and_not_before(home: Han) -> No
     joined(home)
     home.stop("ppmid.stick")
     until(lambda: home.joined("ppmid") is None, "notices")
+    status = home.status("ppmid")
+    assert status is not None
+    assert status["radio"]["fault"] is not None
     assert home.processes["ppmid"].wait(60) == 3
     assert "gone for" in home.errors("ppmid").splitlines()[-1]
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from firmware_node.cli import main
-from firmware_node.tools.doctor import OK, PROBLEM, WARNING, Finding, Machine, examine
+from firmware_node.tools.doctor import Machine, examine
+from firmware_node.tools.finding import OK, PROBLEM, WARNING, Finding
 from firmware_node.tools.keys import build_keys
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -99,7 +100,8 @@ def site(tmp_path: Path) -> Site:
 def test_where_everything_is_in_order_every_check_says_so(site: Site) -> None:
     assert site.bad() == []
     checks = {finding.check for finding in site.findings()}
-    assert checks == {"program", "clock", "configuration", "keys", "radio", "storage", "gpio"}
+    machine = {"program", "clock", "configuration", "keys", "radio", "storage", "gpio"}
+    assert checks == machine | {"daemon"}
     assert site.bad("/dev/ttyAMA0") == []
 
 
@@ -146,6 +148,17 @@ def test_an_older_system_has_its_boot_files_elsewhere(site: Site) -> None:
     site.put("/boot/config.txt", "enable_uart=1\n")
     (finding,) = site.bad("/dev/ttyAMA0")
     assert "to /boot/config.txt" in (finding.remedy or "")
+
+
+def test_a_raspberry_pi_5_switches_its_uart_otherwise_and_bluetooth_is_not_in_the_way(
+    site: Site,
+) -> None:
+    site.put("/sys/firmware/devicetree/base/model", "Raspberry Pi 5 Model B Rev 1.0\0")
+    site.put(f"{BOOT}/config.txt", "enable_uart=1\n")
+    (finding,) = site.bad("/dev/ttyAMA0")
+    assert "add dtparam=uart0=on" in (finding.remedy or "")
+    site.put(f"{BOOT}/config.txt", "dtparam=uart0=on\n")
+    assert site.bad("/dev/ttyAMA0") == []
 
 
 def test_a_pc_has_no_bluetooth_on_its_uart(site: Site) -> None:

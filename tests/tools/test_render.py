@@ -121,6 +121,8 @@ def test_a_status_without_network_failure_and_second_image_is_as_plain(capsys: O
     found = lines(capsys)
     assert {"network      not joined", "counters     none used", "last failure none"} <= set(found)
     assert found[-1] == "bank B       empty"
+    render.status(document | {"radio": {"fault": "there is no such port"}})
+    assert "network      the radio is away: there is no such port" in lines(capsys)
 
 
 @pytest.mark.parametrize(

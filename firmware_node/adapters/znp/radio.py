@@ -106,6 +106,7 @@ class ZnpRadio:
         self._line: Line | None = None
         self._events: asyncio.Queue[tuple[int, tuple[Any, ...]] | _LostError] = asyncio.Queue()
         self._is_up = False
+        self._fault: str | None = None
         self._known: set[ShortAddress] = set()
         self._held: dict[ShortAddress, list[Frame]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -131,10 +132,12 @@ class ZnpRadio:
             try:
                 if self._line is None:
                     self._line = await self._connect()
+                    self._fault = None
                     _log.warning("radio %s is back", self._path)
                 delay = REOPEN_FIRST_S
                 await self._serve(self._line)
             except (_LostError, EnvironmentFailure) as error:
+                self._fault = str(error).removeprefix(f"{self._path}: ")
                 if self._line is not None:
                     _log.warning("radio %s: %s", self._path, error)
                     gone_since = loop.time()
@@ -157,6 +160,10 @@ class ZnpRadio:
         """Write what was sent."""
         if self._line is not None:
             self._line.flush()
+
+    def report(self) -> dict[str, object]:
+        """See ``radios.Radio``."""
+        return {"type": "znp", "path": self._path, "fault": self._fault}
 
     def close(self) -> None:
         """Let go of the port. The stick stays on its network."""

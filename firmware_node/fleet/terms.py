@@ -42,7 +42,7 @@ def hub_entity_id(home: int) -> EntityId:
 class Member(NamedTuple):
     """Who one device of the fleet is."""
 
-    index: int  # in the fleet, from 0
+    index: int  # type: ignore[assignment]  # in the fleet, from 0; nobody searches in the tuple
     home: int  # the home's index, ``first_index`` and up
     type: DeviceType
     entity_id: EntityId

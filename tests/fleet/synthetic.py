@@ -84,12 +84,13 @@ def _device(
     wave = waves[f"{_WAVES[step][0]}-{member.type.value}"]
     begun = step * 60 * _MINUTE + draw.randrange(5 * _MINUTE)
     ended: int | None = begun + int(draw.lognormvariate(12.6, 0.5))
-    chance, phase, bad = draw.random(), "done", (None, None, None)
+    chance, phase = draw.random(), "done"
+    bad: tuple[str | None, str | None, str | None] = (None, None, None)
     total, offset = 65_596, 65_596
     result = "done"
     if chance < 0.04:
         phase = result = "failed"
-        bad = draw.choice(_BAD)  # type: ignore[assignment]  # texts instead of nothing
+        bad = draw.choice(_BAD)
         offset = total if bad[0] != "downloading" else draw.randrange(total)
     elif chance < 0.05:
         result, phase, ended = "skipped", "idle", begun

@@ -112,6 +112,7 @@ class Rows:
 
     def __init__(self, plan: Plan) -> None:
         shape = plan.shape
+        self._factory_version = plan.factory_version
         self._rows = [
             Row(member)
             for home in range(shape.first_index, shape.first_index + shape.homes)
@@ -129,6 +130,10 @@ class Rows:
     def __iter__(self) -> Iterator[Row]:
         return iter(self._rows)
 
+    def version_of(self, row: Row) -> int:
+        """The version that a member runs; one that has not spoken yet is as it was made."""
+        return row.version or self._factory_version
+
     def apply(self, event: Event) -> Row:
         """Fold an event; the row that it changed."""
         row = self._rows[event.member]
@@ -145,7 +150,7 @@ class Rows:
         """An image is offered to a member: what is known of an earlier one is over."""
         row = self._rows[index]
         row.wave, row.image = wave.name, image.name
-        row.from_version, row.to_version = row.version, image.version
+        row.from_version, row.to_version = self.version_of(row), image.version
         row.finish = CS09
         if row.member.type is not DeviceType.PPMID:
             row.finish = RECEIPT if wave.activate == "never" else CS06
@@ -163,7 +168,7 @@ class Rows:
         """A member is in a wave and gets nothing."""
         row = self._rows[index]
         row.wave, row.image = wave.name, image.name
-        row.from_version, row.to_version = row.version, image.version
+        row.from_version, row.to_version = self.version_of(row), image.version
         row.begun_ms = row.ended_ms = row.failed_in = row.trouble = None
         row.cause = cause
         return row
@@ -208,6 +213,12 @@ _KIND_WORDS: Final[Mapping[tuple[str, str, str | None], str]] = {
     ("CS09", "alert", None): "a PPMID has activated its image, or tried to",
     ("CS06", "response", None): "an HCALCS answers the command to activate",
     ("CS08", "response", None): "a device tells its firmware version",
+    ("firmware distribution receipt alert (GSME)", "alert", "8F72"): (
+        "an HCALCS has its image, and it verifies"
+    ),
+    ("firmware distribution receipt alert (GSME)", "alert", "8F1C"): (
+        "an HCALCS has its image, and it does not verify"
+    ),
     ("future dated firmware activation alert", "alert", "8F66"): (
         "an HCALCS has activated its image at the time it was given"
     ),
@@ -215,7 +226,6 @@ _KIND_WORDS: Final[Mapping[tuple[str, str, str | None], str]] = {
         "an HCALCS could not activate its image at the time it was given"
     ),
 }
-_RECEIPTS: Final = (fm.RECEIPT_ALERT_DLMS, fm.RECEIPT_ALERT_GBZ)
 
 
 def message_words(fields: Fields) -> str:

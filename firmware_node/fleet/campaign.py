@@ -265,7 +265,7 @@ class Campaign:
         else:
             wave.failed += 1
             minute[1] += 1
-            self._watch_failures(wave)
+        self._watch_failures(wave)
 
     def _watch_failures(self, wave: WaveProgress) -> None:
         """Stop when too many of a wave fail; a small wave has its say when it is through."""

@@ -79,6 +79,7 @@ class WaveProgress:
     size: int = 0  # members selected
     begun: int = 0
     in_flight: int = 0
+    holding: int = 0  # of those in flight: they hold a verified image until a time for all
     at_once: int = 0  # the most that were in flight together
     done: int = 0
     failed: int = 0
@@ -244,6 +245,8 @@ class Campaign:
         elif row.finish == CS06:
             if row.verified and not was_verified:
                 self._to_activate.append(event.member)
+                progress = self.waves[self._in_flight[event.member].wave]
+                progress.holding += progress.wave.activate == "at"
             if event.name == "delivered" and _is_command_lost(event, row):
                 at_ms = event.at_ms + COMMAND_AGAIN_MS
                 heapq.heappush(self._again, (at_ms, event.member, self._attempt_number(row)))
@@ -258,6 +261,7 @@ class Campaign:
         attempt.result = "done" if row.cause is None else "failed"
         wave = self.waves[attempt.wave]
         wave.in_flight -= 1
+        wave.holding -= row.verified and wave.wave.activate == "at"
         minute = wave.timeline.setdefault(row.ended_ms // 60_000, [0, 0])
         if row.cause is None:
             wave.done += 1
@@ -268,13 +272,17 @@ class Campaign:
         self._watch_failures(wave)
 
     def _watch_failures(self, wave: WaveProgress) -> None:
-        """Stop when too many of a wave fail; a small wave has its say when it is through."""
-        outcomes = wave.done + wave.failed
+        """Stop when too many of a wave fail; a small wave has its say when it is through.
+
+        Who holds its image until a time for all counts as good so far: failures are told at once,
+        and would have the wave for themselves until then.
+        """
+        outcomes = wave.done + wave.failed + wave.holding
         enough = min(wave.wave.stop_after, wave.size)
         if outcomes < enough or wave.failed <= wave.wave.stop_at_failures * outcomes:
             return
         limit = f"{wave.wave.stop_at_failures * 100:g} %"
-        reason = f"wave {wave.wave.name}: {wave.failed} of {outcomes} outcomes failed"
+        reason = f"wave {wave.wave.name}: {wave.failed} of {outcomes} failed"
         self.stop(self.now_ms, f"{reason}, more than {limit}")
 
     def _time_out(self, now_ms: int) -> None:

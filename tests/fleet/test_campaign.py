@@ -126,7 +126,7 @@ def test_too_many_failures_stop_it_and_what_is_under_way_is_still_counted() -> N
     assert len(story.turn(2_000, *ends)) == 2  # two outcomes do not mean anything yet
     assert story.turn(3_000, cs09(2_500, c)) == []
     assert (story.campaign.state, story.campaign.is_over) == ("stopped", False)
-    assert story.campaign.reason == "wave all: 2 of 3 outcomes failed, more than 50 %"
+    assert story.campaign.reason == "wave all: 2 of 3 failed, more than 50 %"
     e, f = story.offered(story.orders)[4:6]
     story.turn(9_000, *(cs09(8_000, who) for who in (d, e, f)))
     assert story.campaign.is_over
@@ -171,6 +171,17 @@ def test_all_hcalcs_activate_at_one_time_and_have_time_until_then() -> None:
     assert story.campaign.wake_at == 10 * HOUR_MS + SWITCHES.timeout_ms
     story.turn(10 * HOUR_MS + 5_000, later(10 * HOUR_MS, 0), later(10 * HOUR_MS, 1))
     assert story.campaign.waves[0].done == 2
+
+
+def test_who_holds_its_image_until_then_counts_as_good_so_far() -> None:
+    at = replace(SWITCHES, activate="at", activate_at_ms=10 * HOUR_MS)
+    at = replace(at, stop_at_failures=0.4, stop_after=3)
+    story = Story(plan_of(at, homes=6, kind=DeviceType.HCALCS))
+    story.turn(2_000, *(receipt(1_500, who) for who in (0, 1, 2)))
+    story.turn(3_000, *(receipt(2_500, who, fm.IMAGE_NOT_VERIFIED) for who in (3, 4)))
+    assert story.campaign.state == "running"
+    story.turn(4_000, later(3_500, 0, 1, 3))
+    assert story.campaign.reason == "wave switches: 3 of 5 failed, more than 40 %"
 
 
 def test_one_that_verifies_after_that_time_activates_at_once() -> None:

@@ -265,6 +265,30 @@ def private_key_from(seed: bytes) -> ec.EllipticCurvePrivateKey:
     return ec.derive_private_key(int.from_bytes(wide, "big") % (_ORDER - 1) + 1, ec.SECP256R1())
 
 
+def seed_label(seed: bytes, name: str) -> bytes:
+    """What a key or number of this name follows from, in a PKI that follows from a seed.
+
+    The seed's length comes first: no other seed and name run together to the same octets.
+    """
+    return len(seed).to_bytes(4, "big") + seed + name.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class SeededDevices:
+    """Devices whose keys follow from a seed, as ``keys generate --seed`` makes them, and need no
+    files: all those whose entity id begins with ``prefix``.
+    """
+
+    seed: bytes = field(repr=False)
+    prefix: bytes
+
+    def key(self, stem: str) -> ec.EllipticCurvePrivateKey | None:
+        """The private key of a file's stem; None: of nobody here."""
+        if not stem.startswith(self.prefix.hex()):
+            return None
+        return private_key_from(seed_label(self.seed, stem))
+
+
 @dataclass(frozen=True, slots=True)
 class CertificateInfo:
     """What a certificate says of its holder."""
@@ -288,11 +312,19 @@ class CertificateInfo:
 class Keyring:
     """Every key of a folder, by who holds it; contract: ``DIR holds …``.
 
-    ``folder`` is what errors call the place that the files come from.
+    ``folder`` is what errors call the place that the files come from. ``devices`` have keys here
+    without files; those are made anew each time, since a fleet's would fill the memory.
     """
 
-    def __init__(self, files: Mapping[str, bytes], folder: str = "the key folder") -> None:
+    def __init__(
+        self,
+        files: Mapping[str, bytes],
+        folder: str = "the key folder",
+        *,
+        devices: SeededDevices | None = None,
+    ) -> None:
         self._folder = folder
+        self._devices = devices
         self._files = {name: data for name, data in files.items() if _NAME.fullmatch(name)}
         self._public: dict[str, ec.EllipticCurvePublicKey] = {}
         self._private: dict[str, ec.EllipticCurvePrivateKey] = {}
@@ -355,7 +387,7 @@ class Keyring:
 
     def can_agree(self, entity_id: EntityId) -> bool:
         """Whether the private key-agreement key of ``entity_id`` is here."""
-        return f"{entity_id.hex}-ka.key" in self._files
+        return f"{entity_id.hex}-ka.key" in self._files or self._is_seeded(entity_id)
 
     def shared_secret(self, own: EntityId, peer: EntityId) -> bytes:
         """ECDH of our private and their public key-agreement key, 32 octets; computed once."""
@@ -371,6 +403,8 @@ class Keyring:
 
         A certificate that names somebody else than its file gives no role.
         """
+        if self._is_seeded(entity_id):
+            return None
         for usage in ("ds", "ka"):
             info = self.certificate(f"{entity_id.hex}-{usage}.pem")
             if info is not None and info.entity_id == entity_id and info.role is not None:
@@ -380,6 +414,8 @@ class Keyring:
 
     def is_device(self, entity_id: EntityId) -> bool:
         """Whether a certificate here says that ``entity_id`` is no organisation."""
+        if self._is_seeded(entity_id):
+            return True
         certificates = (self.certificate(f"{entity_id.hex}-{usage}.pem") for usage in ("ds", "ka"))
         return any(info is not None and info.role is None for info in certificates)
 
@@ -441,6 +477,8 @@ class Keyring:
 
         It may be for another holder or usage, or outside its dates where a moment is given.
         """
+        if self._devices is not None and stem.startswith(self._devices.prefix.hex()):
+            return None
         if stem not in self._misfits:
             self._misfits[stem] = self._misfit(stem)
         reason = self._misfits[stem]
@@ -452,6 +490,9 @@ class Keyring:
     def names(self) -> tuple[str, ...]:
         """The names of all key files, sorted."""
         return tuple(sorted(self._files))
+
+    def _is_seeded(self, entity_id: EntityId) -> bool:
+        return self._devices is not None and entity_id.octets.startswith(self._devices.prefix)
 
     def _bad(self, name: str, reason: str) -> ConfigError:
         return ConfigError(f"{self._folder}: {name}: {reason}")
@@ -486,6 +527,8 @@ class Keyring:
         return None
 
     def _public_key(self, stem: str) -> ec.EllipticCurvePublicKey:
+        if self._devices is not None and (seeded := self._devices.key(stem)) is not None:
+            return seeded.public_key()
         if stem not in self._public:
             self._public[stem] = self._load_public(stem)
         return self._public[stem]
@@ -506,10 +549,12 @@ class Keyring:
         return key
 
     def _private_key(self, name: str) -> ec.EllipticCurvePrivateKey:
+        stem = name.removesuffix(".key")
+        if self._devices is not None and (seeded := self._devices.key(stem)) is not None:
+            return seeded
         if name not in self._private:
             data = self._files.get(name)
             if data is None:
-                stem = name.removesuffix(".key")
                 raise KeyMissingError(f"no key {stem} in {self._folder}")
             try:
                 key = serialization.load_pem_private_key(data, password=None)

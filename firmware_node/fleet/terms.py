@@ -20,7 +20,7 @@ from firmware_node.terms import DeviceType, EntityId
 Field = str | int | float | bool | None
 
 # The first octet pairs of every id of a fleet: the reference set's, and then what the holder is.
-_PREFIX: Final = bytes.fromhex("00db12")
+ENTITY_PREFIX: Final = bytes.fromhex("00db12")
 _KINDS: Final = {DeviceType.PPMID: 0x50, DeviceType.HCALCS: 0x48}
 _HUB: Final = 0x43
 MEMBER_TYPES: Final = (DeviceType.PPMID, DeviceType.HCALCS)
@@ -31,18 +31,19 @@ def member_entity_id(kind: DeviceType, home: int, number: int = 0) -> EntityId:
     """The entity id of the ``number``-th device of a type in a home: free choice, told apart by
     eye: reference prefix, ``P`` or ``H`` plus the number, the home's index.
     """
-    return EntityId(_PREFIX + bytes((_KINDS[kind] + number,)) + home.to_bytes(4, "big"))
+    return EntityId(ENTITY_PREFIX + bytes((_KINDS[kind] + number,)) + home.to_bytes(4, "big"))
 
 
 def hub_entity_id(home: int) -> EntityId:
     """The entity id of a home's Comms Hub."""
-    return EntityId(_PREFIX + bytes((_HUB,)) + home.to_bytes(4, "big"))
+    return EntityId(ENTITY_PREFIX + bytes((_HUB,)) + home.to_bytes(4, "big"))
 
 
-class Member(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Member:
     """Who one device of the fleet is."""
 
-    index: int  # in the fleet, from 0
+    index: int  # type: ignore[assignment]  # in the fleet, from 0; nobody searches in the tuple
     home: int  # the home's index, ``first_index`` and up
     type: DeviceType
     entity_id: EntityId

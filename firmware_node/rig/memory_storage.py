@@ -1,14 +1,18 @@
-"""Storage in memory that forgets as a disk does: for power cuts at any call.
+"""Storage in memory that forgets as a disk does: for power cuts at any call, and for fleets.
 
 ``Medium`` is what survives. Bank writes are pending until a sync; at a cut each pending write is
 kept, lost or torn by the seed. Records are durable with a commit, the ratchet with its own write.
+
+Banks are kept in pages without the zeros at their end, and equal pages can be held once: a fleet
+gives ``share`` a look-up of the pages of its images, so a bank costs a device its page numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import overload
 
-from firmware_node.boundary import PAGE_SIZE, RatchetValues
+from firmware_node.boundary import PAGE_SIZE, Entropy, RatchetValues
 from firmware_node.errors import RecordLostError, StorageFullError
 from firmware_node.rig.world import SeededEntropy
 from firmware_node.terms import BankId
@@ -20,12 +24,104 @@ class PowerCut(BaseException):
     """The supply went in the middle of a storage call; the machine it hits is thrown away."""
 
 
+class PagedOctets:
+    """A fixed number of octets, zero at first; pages with equal content may be held once."""
+
+    __slots__ = ("_pages", "_share")
+
+    def __init__(self, size: int, share: Callable[[bytes], bytes] = bytes) -> None:
+        assert size % PAGE_SIZE == 0
+        self._pages = [b""] * (size // PAGE_SIZE)
+        self._share = share
+
+    def __len__(self) -> int:
+        return len(self._pages) * PAGE_SIZE
+
+    def __bytes__(self) -> bytes:
+        return self.read(0, len(self))
+
+    def read(self, offset: int, size: int) -> bytes:
+        """``size`` octets, as many as there are."""
+        first, last = offset // PAGE_SIZE, -(-(offset + size) // PAGE_SIZE)
+        octets = b"".join(page.ljust(PAGE_SIZE, b"\0") for page in self._pages[first:last])
+        offset -= first * PAGE_SIZE
+        return octets[offset : offset + size]
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Over whatever is there; not beyond the end."""
+        assert 0 <= offset <= offset + len(data) <= len(self)
+        at = 0
+        while at < len(data):
+            number, within = divmod(offset + at, PAGE_SIZE)
+            part = bytes(data[at : at + PAGE_SIZE - within])
+            if len(part) < PAGE_SIZE:
+                page = self._pages[number].ljust(PAGE_SIZE, b"\0")
+                page = page[:within] + part + page[within + len(part) :]
+            else:
+                page = part
+            self._pages[number] = self._share(page.rstrip(b"\0"))
+            at += len(part)
+
+    @property
+    def pages(self) -> list[bytes]:
+        """The pages, each without the zeros at its end."""
+        return self._pages
+
+    @pages.setter
+    def pages(self, pages: Sequence[bytes]) -> None:
+        assert len(pages) == len(self._pages)
+        self._pages = [self._share(page) for page in pages]
+
+    @overload
+    def __getitem__(self, key: int) -> int: ...
+    @overload
+    def __getitem__(self, key: slice) -> bytes: ...
+    def __getitem__(self, key: int | slice) -> bytes | int:
+        """As of a bytearray, in steps of one."""
+        if isinstance(key, slice):
+            start, stop, _ = key.indices(len(self))
+            return self.read(start, max(stop - start, 0))
+        return bytes(self)[key]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(bytes(self))
+
+    def __setitem__(self, key: int | slice, value: bytes | int) -> None:
+        """As of a bytearray; the size never changes."""
+        start, stop = key.indices(len(self))[:2] if isinstance(key, slice) else (key, key + 1)
+        octets = value if isinstance(value, bytes) else bytes((value,))
+        assert len(octets) == stop - start
+        self.write(start, octets)
+
+
 class Medium:
     """What survives a power cut, and the plan of when it comes."""
 
-    def __init__(self, bank_size: int, *, seed: int = 0) -> None:
+    __slots__ = (
+        "_entropy",
+        "area",
+        "banks",
+        "bytes_written",
+        "calls",
+        "cut_at",
+        "full",
+        "pending",
+        "ratchet",
+        "ratchet_raised",
+        "records",
+        "syncs",
+    )
+
+    def __init__(
+        self,
+        bank_size: int,
+        *,
+        seed: int = 0,
+        entropy: Entropy | None = None,
+        share: Callable[[bytes], bytes] = bytes,
+    ) -> None:
         self.area = -(-bank_size // PAGE_SIZE) * PAGE_SIZE
-        self.banks = {bank: bytearray(self.area + 2 * PAGE_SIZE) for bank in BankId}
+        self.banks = {bank: PagedOctets(self.area + 2 * PAGE_SIZE, share) for bank in BankId}
         self.pending: list[tuple[BankId, int, bytes]] = []
         self.records: dict[str, bytes] = {}
         self.ratchet: RatchetValues | None = RatchetValues()  # None: neither area is readable
@@ -35,7 +131,7 @@ class Medium:
         self.bytes_written = 0
         self.cut_at: int | None = None
         self.full = False
-        self._entropy = SeededEntropy(seed)
+        self._entropy = entropy or SeededEntropy(seed)
 
     def call(self) -> bool:
         """Count one storage call; True: this is the one the cut hits."""
@@ -49,15 +145,18 @@ class Medium:
             if fate == 1:
                 continue
             size = len(data) if fate == 0 else self._entropy.below(len(data) + 1)
-            self.banks[bank][offset : offset + size] = data[:size]
+            self.banks[bank].write(offset, data[:size])
         self.pending.clear()
         self.cut_at = None
 
 
 class _Records:
+    __slots__ = ("changed", "lost", "rows")
+
     def __init__(self, medium: Medium) -> None:
         self.rows = dict(medium.records)
         self.lost: set[str] = set()
+        self.changed = False  # since the last commit
 
     def get(self, key: str) -> bytes | None:
         """See ``boundary.Records``."""
@@ -68,12 +167,15 @@ class _Records:
     def put(self, key: str, value: bytes) -> None:
         """See ``boundary.Records``."""
         self.lost.discard(key)
-        self.rows[key] = value
+        if self.rows.get(key) != value:
+            self.rows[key] = value
+            self.changed = True
 
     def delete(self, key: str) -> None:
         """See ``boundary.Records``."""
         self.lost.discard(key)
-        self.rows.pop(key, None)
+        if self.rows.pop(key, None) is not None:
+            self.changed = True
 
     def keys(self, prefix: str) -> Sequence[str]:
         """See ``boundary.Records``."""
@@ -81,6 +183,8 @@ class _Records:
 
 
 class _Bank:
+    __slots__ = ("_bank", "_medium")
+
     def __init__(self, medium: Medium, bank: BankId) -> None:
         self._medium = medium
         self._bank = bank
@@ -97,11 +201,16 @@ class _Bank:
 
     def read(self, offset: int, size: int) -> bytes:
         """See ``boundary.BankArea``; what is pending is seen, as in a page cache."""
-        octets = bytearray(self._medium.banks[self._bank])
+        durable = self._medium.banks[self._bank].read(offset, size)
+        if not any(bank is self._bank for bank, _, _ in self._medium.pending):
+            return durable
+        octets = bytearray(durable)
         for bank, at, data in self._medium.pending:
-            if bank is self._bank:
-                octets[at : at + len(data)] = data
-        return bytes(octets[offset : offset + size])
+            if bank is self._bank and at < offset + size and at + len(data) > offset:
+                part = data[max(offset - at, 0) : offset + size - at]
+                begin = max(at - offset, 0)
+                octets[begin : begin + len(part)] = part
+        return bytes(octets)
 
     def write_trailer(self, area: int, record: bytes) -> None:
         """See ``boundary.BankArea``."""
@@ -119,7 +228,7 @@ class _Bank:
         medium.syncs += 1
         for bank, at, data in medium.pending:
             if bank is self._bank:
-                medium.banks[bank][at : at + len(data)] = data
+                medium.banks[bank].write(at, data)
         medium.pending = [entry for entry in medium.pending if entry[0] is not self._bank]
 
     def _write(self, offset: int, data: bytes) -> None:
@@ -134,6 +243,8 @@ class _Bank:
 
 
 class _Ratchet:
+    __slots__ = ("_medium", "queued")
+
     def __init__(self, medium: Medium) -> None:
         self._medium = medium
         self.queued: RatchetValues | None = None
@@ -164,6 +275,8 @@ class _Ratchet:
 class MemoryStorage:
     """``boundary.Storage`` on a ``Medium``; one for each life of the machine."""
 
+    __slots__ = ("_banks", "medium", "ratchet", "records")
+
     def __init__(self, medium: Medium) -> None:
         self.medium = medium
         self.records = _Records(medium)
@@ -180,7 +293,8 @@ class MemoryStorage:
 
     def commit(self) -> None:
         """See ``boundary.Storage``; a cut hits before the commit or right after it."""
-        if self.records.rows != self.medium.records:
+        if self.records.changed:
+            self.records.changed = False
             if self.medium.call():
                 raise PowerCut
             self.medium.syncs += 1

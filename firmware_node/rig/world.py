@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from firmware_node.boundary import (
     CarryMessage,
     Effect,
+    Entropy,
     EraseAndReboot,
     Frame,
     FrameReceived,
@@ -99,7 +100,8 @@ class World:
     """See the module.
 
     ``after_event`` is called after everything that happened by itself; ``on_message`` with every
-    GBCS message that comes up from the hub.
+    GBCS message that comes up from the hub; ``on_note`` and ``on_effect`` with what else is told,
+    which is collected unless somebody takes it.
     """
 
     seed: int = 0
@@ -109,9 +111,11 @@ class World:
     head_end_effects: list[Effect] = field(default_factory=list)
     frames: int = 0  # that were sent
     frames_lost: int = 0
+    entropy: Entropy | None = None  # None: from the seed
+    hub_reachable: bool = True  # False: whatever goes to or comes from the hub is lost
 
     def __post_init__(self) -> None:
-        self._random = random.Random(self.seed)  # noqa: S311
+        self._entropy = self.entropy or SeededEntropy(self.seed)
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._number = 0
         self._hub: Machine | None = None
@@ -121,6 +125,8 @@ class World:
         self.homes: dict[EntityId, Home] = {}
         self.after_event: Callable[[], None] = lambda: None
         self.on_message: Callable[[bytes], None] = lambda _: None
+        self.on_note: Callable[[EntityId | None, Notify], None] = self._collect
+        self.on_effect: Callable[[Effect], None] = self.head_end_effects.append
 
     def set_hub(self, hub: Machine, entity_id: EntityId, head_end: Machine | None = None) -> None:
         """The coordinator, and who receives what it sends up."""
@@ -193,6 +199,29 @@ class World:
         """The names of the notifications of a device, in order; None: the hub's."""
         return [note.name for _, who, note in self.notes if who == entity_id]
 
+    @property
+    def next_ms(self) -> int | None:
+        """When the next thing happens by itself; None: never."""
+        return self._heap[0][0] if self._heap else None
+
+    def run_to(self, end_ms: int) -> None:
+        """Let everything happen that is due by then, and be there."""
+        heap = self._heap
+        while heap and heap[0][0] <= end_ms:
+            at, _, happen = heapq.heappop(heap)
+            self.now_ms = max(self.now_ms, at)
+            happen()
+            self.after_event()
+        self.now_ms = max(self.now_ms, end_ms)
+
+    def after(self, delay_ms: int, happen: Callable[[], None]) -> None:
+        """Let something happen then."""
+        self._number += 1
+        heapq.heappush(self._heap, (self.now_ms + delay_ms, self._number, happen))
+
+    def _collect(self, who: EntityId | None, note: Notify) -> None:
+        self.notes.append((self.now_ms, who, note))
+
     # --- machines ---------------------------------------------------------------------------------
 
     def _start(self, home: Home) -> None:
@@ -211,7 +240,7 @@ class World:
                 case SendFrame():
                     self._send(effect, home.address)
                 case Notify():
-                    self.notes.append((self.now_ms, home.entity_id, effect))
+                    self.on_note(home.entity_id, effect)
                 case Reboot():
                     self._reboot(home)
                 case EraseAndReboot():
@@ -232,7 +261,7 @@ class World:
             if home.life == life:
                 self.restart(home)
 
-        self._at(RESTART_MS, again)
+        self.after(RESTART_MS, again)
 
     def _arm(self, home: Home) -> None:
         """One wake-up is on its way; one that comes early looks again."""
@@ -251,7 +280,7 @@ class World:
                 self._arm(home)
 
         home.armed_ms = wake_at
-        self._at(max(wake_at - self.now_ms, 0), wake)
+        self.after(max(wake_at - self.now_ms, 0), wake)
 
     def _run_hub(self, item: Input | None) -> None:
         assert self._hub is not None
@@ -274,7 +303,7 @@ class World:
                 self._arm_hub(hub)
 
         self._hub_armed_ms = wake_at
-        self._at(max(wake_at - self.now_ms, 0), wake)
+        self.after(max(wake_at - self.now_ms, 0), wake)
 
     def _take_hub(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
@@ -285,9 +314,9 @@ class World:
                     self.on_message(message)
                     self._run_head_end(MessageArrived(message))
                 case Notify():
-                    self.notes.append((self.now_ms, None, effect))
+                    self.on_note(None, effect)
                 case _:
-                    self.head_end_effects.append(effect)
+                    self.on_effect(effect)
 
     def _run_head_end(self, item: Input) -> None:
         if self._head_end is None:
@@ -296,16 +325,12 @@ class World:
             if isinstance(effect, CarryMessage):
                 self._run_hub(effect)
             else:
-                self.head_end_effects.append(effect)
+                self.on_effect(effect)
 
     # --- air --------------------------------------------------------------------------------------
 
-    def _at(self, delay_ms: int, happen: Callable[[], None]) -> None:
-        self._number += 1
-        heapq.heappush(self._heap, (self.now_ms + delay_ms, self._number, happen))
-
     def _chance(self, percent: int) -> bool:
-        return percent > 0 and self._random.randrange(100) < percent
+        return percent > 0 and self._entropy.below(100) < percent
 
     def _send(self, effect: SendFrame, source: ShortAddress) -> None:
         frame, tag = effect
@@ -320,7 +345,8 @@ class World:
             frame.broadcast,
         )
         life = self._life(source)
-        if self._chance(self.air.loss):
+        unheard = not self.hub_reachable and COORDINATOR in (source, frame.peer)
+        if unheard or self._chance(self.air.loss):
             self.frames_lost += 1
             if tag:
                 self._confirm(source, life, SendConfirmed(tag, delivered=False), 0)
@@ -328,24 +354,24 @@ class World:
         if not tag:  # what is APS-acknowledged has an integrity code and is not corrupted
             received = self._corrupt(received)
         delay_ms = self._delay()
-        self._at(delay_ms, lambda: self._arrive(frame.peer, received, tag, life))
+        self.after(delay_ms, lambda: self._arrive(frame.peer, received, tag, life))
         if self._chance(self.air.duplication):
             again_ms = self._delay()
-            self._at(again_ms, lambda: self._arrive(frame.peer, received, 0, life))
+            self.after(again_ms, lambda: self._arrive(frame.peer, received, 0, life))
 
     def _corrupt(self, frame: Frame) -> Frame:
         if not frame.payload or not self._chance(self.air.corruption):
             return frame
         octets = bytearray(frame.payload)
-        octets[self._random.randrange(len(octets))] ^= 1 << self._random.randrange(8)
+        octets[self._entropy.below(len(octets))] ^= 1 << self._entropy.below(8)
         return frame._replace(payload=bytes(octets))
 
     def _delay(self) -> int:
         delay_ms = self.air.latency_ms
         if self.air.jitter_ms:
-            delay_ms += self._random.randrange(self.air.jitter_ms + 1)
+            delay_ms += self._entropy.below(self.air.jitter_ms + 1)
         if self._chance(self.air.reordering):
-            delay_ms += 1 + self._random.randrange(self.air.reordering_ms)
+            delay_ms += 1 + self._entropy.below(self.air.reordering_ms)
         if self._chance(self.air.delay):
             delay_ms += self.air.delay_ms
         return delay_ms
@@ -376,7 +402,7 @@ class World:
             if home is not None and home.up and home.life == life:
                 self._run(home, confirm)
 
-        self._at(delay_ms, happen)
+        self.after(delay_ms, happen)
 
     def _deliver(self, target: ShortAddress, frame: Frame) -> bool:
         """Whether somebody is there to take it."""

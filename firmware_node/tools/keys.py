@@ -28,6 +28,7 @@ from firmware_node.crypto import (
     organisation_certificate,
     private_key_from,
     private_key_pem,
+    seed_label,
 )
 from firmware_node.errors import ConfigError
 from firmware_node.terms import EntityId, Role
@@ -232,8 +233,7 @@ class _Maker:
         return int.from_bytes(octets, "big") >> 1 | 1
 
     def _label(self, name: str) -> bytes:
-        # The seed's length first: no other seed and name run together to the same octets.
-        return len(self._seed).to_bytes(4, "big") + self._seed + name.encode()
+        return seed_label(self._seed, name)
 
 
 def _check_distinct(

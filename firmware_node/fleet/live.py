@@ -19,7 +19,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from firmware_node.fleet.terms import Event, Row, Shape, member_entity_id
+from firmware_node.fleet.terms import Event, Plan, Row, member_entity_id
+from firmware_node.wire.zcl import utc_text
 
 PHASES: Final = (
     "off",
@@ -136,8 +137,7 @@ class Turns(NamedTuple):
 class Snapshot:
     """A moment of a fleet. ``rows``: each changed member's index and cell, oldest change first."""
 
-    name: str
-    shape: Shape
+    plan: Plan
     revision: int
     now_ms: int  # virtual
     campaign: CampaignState
@@ -219,16 +219,15 @@ class Live:
     ``wall_s`` is any clock of the caller's that goes forward in seconds.
     """
 
-    def __init__(self, name: str, shape: Shape) -> None:
-        self._name = name
-        self._shape = shape
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
         self._cells: dict[int, Cell] = {}  # that have changed, the last change last
         self._revisions: dict[int, int] = {}
         self._offsets: dict[int, int] = {}  # bytes, of downloads under way
         self._revision = 0
         self._now_ms = 0
         self._campaign = CampaignState()
-        self._totals = Counter({"starting": shape.size})
+        self._totals = Counter({"starting": plan.shape.size})
         self._waves: dict[str, _Wave] = {}
         self._in_order: list[_Wave] = []
         self._causes: dict[str, int] = {}
@@ -281,8 +280,7 @@ class Live:
         rates = self._rates()
         eta_ms = self._eta_ms()
         return Snapshot(
-            name=self._name,
-            shape=self._shape,
+            plan=self._plan,
             revision=self._revision,
             now_ms=self._now_ms,
             campaign=self._campaign,
@@ -417,7 +415,7 @@ class Live:
     def _point(self) -> tuple[int, int, int, int]:
         done, failed = self._totals["done"], self._totals["failed"]
         rest = ("off", "starting", "idle")
-        under_way = self._shape.size - done - failed - sum(self._totals[name] for name in rest)
+        under_way = self._plan.shape.size - done - failed - sum(self._totals[name] for name in rest)
         return self._now_ms, done, failed, under_way
 
     def _remember(self) -> None:
@@ -477,23 +475,27 @@ def snapshot_document(snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def fleet_document(name: str, shape: Shape) -> dict[str, Any]:
+def fleet_document(plan: Plan) -> dict[str, Any]:
     """What does not change: who is in the fleet, and how to name each member.
 
     ``places`` are the devices of a home in order; a member's entity id is its place's prefix and
     the home's index in four octets.
     """
+    shape = plan.shape
     places: list[dict[str, str]] = []
     for kind, count in shape.devices:
         for number in range(count):
             prefix = str(member_entity_id(kind, 0, number))[:12]
             places.append({"type": kind.value, "prefix": prefix})
     return {
-        "name": name,
+        "plan": plan.name,
+        "start": utc_text(plan.start_utc),
+        "seed": shape.seed,
         "homes": shape.homes,
         "first_index": shape.first_index,
         "members": shape.size,
-        "seed": shape.seed,
+        "turn_ms": plan.turn_ms,
+        "images": {image.name: f"{image.version:08x}" for image in plan.images},
         "phases": list(PHASES),
         "places": places,
     }

@@ -10,7 +10,7 @@ from synthetic import synthetic
 
 from firmware_node.errors import RefusedError
 from firmware_node.fleet.live import CampaignState, Live, Snapshot, WaveState, row_document
-from firmware_node.fleet.terms import Event, Order, Row, Shape
+from firmware_node.fleet.terms import Event, ImageSpec, Order, Plan, Row, Shape
 from firmware_node.terms import DeviceType
 
 TURN_MS = 5_000
@@ -21,6 +21,7 @@ CAUSES = (
     ("verification", "image_discarded"),
 )
 WAVES = (("pilot", 2), ("second", 20), ("rest", 100))
+IMAGE = ImageSpec("release-2", DeviceType.PPMID, 2)
 FAILED = 0x89  # ZCL status INVALID_IMAGE
 
 
@@ -29,7 +30,7 @@ class PretendedFleet:
 
     def __init__(self, homes: int = 50, seed: int = 1) -> None:
         self.shape = Shape(homes, ((DeviceType.PPMID, 1), (DeviceType.HCALCS, 1)), seed=seed)
-        self.live = Live("rollout-2026", self.shape)
+        self.live = Live(Plan("rollout-2026", self.shape, images=(IMAGE,)))
         self.rows = [
             Row(self.shape.member(index), "starting", version=1) for index in range(self.shape.size)
         ]

@@ -1,0 +1,1 @@
+"""How a running fleet is looked at and steered: terminal, browser, metrics."""

@@ -137,7 +137,9 @@ class Page:
         await self.call("Emulation.setEmulatedMedia", features=[scheme])
 
     async def picture(self, path: Path, *, whole: bool = False) -> None:
-        answer = await self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+        answer = await self.call(
+            "Page.captureScreenshot", format="png", captureBeyondViewport=whole
+        )
         path.write_bytes(base64.b64decode(answer["data"]))
 
 

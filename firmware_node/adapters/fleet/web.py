@@ -32,7 +32,7 @@ from firmware_node.adapters.fleet.metrics import FleetMetrics
 from firmware_node.errors import EnvironmentFailure, FirmwareNodeError
 from firmware_node.fleet.live import fleet_document, snapshot_document
 from firmware_node.fleet.terms import Order
-from firmware_node.tools import fleet_report
+from firmware_node.tools import fleet_html, fleet_report
 
 INTERVAL_S: Final = 0.5  # between looks of a stream
 HEARTBEAT_S: Final = 15.0  # a stream is not silent longer, so that proxies keep it
@@ -230,8 +230,8 @@ class FleetWeb:
         return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _report(self, _: web.Request) -> web.Response:
-        page = await asyncio.to_thread(fleet_report.html, await self._backend.results())
-        policy = fleet_report.html_policy()  # it has its style and script inside
+        page = await asyncio.to_thread(fleet_html.html, await self._backend.results())
+        policy = fleet_html.html_policy()  # it has its style and script inside
         headers = {"Content-Security-Policy": policy}
         return web.Response(text=page, content_type="text/html", headers=headers)
 

@@ -73,3 +73,203 @@ value that is not known is null. The document::
 ``failed_in`` is where the upgrade was: ``offered downloading verification transferred activating
 trial``. ``cause`` is a fixed snake_case word, ``words`` the same for people.
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from firmware_node.fleet.campaign import Attempt, Campaign, WaveProgress
+from firmware_node.fleet.rows import cause_words, is_open, kind_words
+from firmware_node.fleet.terms import Plan, Row
+from firmware_node.wire import zcl
+
+Document = dict[str, object]
+
+RESULTS: Final = ("done", "failed", "skipped", "in_flight", "waiting", "not_selected")
+
+
+def results(plan: Plan, campaign: Campaign, now_ms: int | None = None) -> Document:
+    """The document, as of the campaign's last turn or of a later moment."""
+    rows = campaign.rows
+    shape = plan.shape
+    attempts = [
+        (row, attempt) for row in rows for attempt in campaign.attempts.get(row.member.index, ())
+    ]
+    waiting = {index for wave in campaign.waves for index in wave.queue}
+    devices = [_device(row, campaign, waiting) for row in rows]
+    return {
+        "format": 1,
+        "plan": plan.name,
+        "start": zcl.utc_text(plan.start_utc),
+        "seed": shape.seed,
+        "homes": shape.homes,
+        "first_index": shape.first_index,
+        "types": {kind.value: shape.homes * count for kind, count in shape.devices},
+        "now_ms": campaign.now_ms if now_ms is None else now_ms,
+        "state": campaign.state,
+        "reason": campaign.reason,
+        "totals": _totals(rows, devices, campaign),
+        "waves": [_wave(wave) for wave in campaign.waves],
+        "durations": durations(
+            attempt.ended_ms - attempt.begun_ms
+            for _, attempt in attempts
+            if attempt.result == "done"
+            and attempt.ended_ms is not None
+            and attempt.begun_ms is not None
+        ),
+        "failures": _reasons("failed", attempts, campaign),
+        "skips": _reasons("skipped", attempts, campaign),
+        "messages": [
+            {
+                "use_case": use_case,
+                "kind": kind,
+                "alert_code": code,
+                "signature": signature,
+                "mac": mac,
+                "words": kind_words(use_case, kind, code),
+                "count": count,
+            }
+            for (use_case, kind, code, signature, mac), count in sorted(
+                rows.messages.items(), key=lambda item: (-item[1], str(item[0]))
+            )
+        ],
+        "faults": dict(sorted(rows.faults.items())),
+        "devices": devices,
+    }
+
+
+def durations(values: Iterable[int]) -> Document:
+    """Statistics of durations; a percentile is the smallest value that so many do not exceed."""
+    ordered = sorted(values)
+    count = len(ordered)
+
+    def at(percent: int) -> int | None:
+        return ordered[-(-count * percent // 100) - 1] if count else None
+
+    return {
+        "count": count,
+        "min_ms": ordered[0] if count else None,
+        "p50_ms": at(50),
+        "p90_ms": at(90),
+        "p99_ms": at(99),
+        "max_ms": ordered[-1] if count else None,
+        "mean_ms": sum(ordered) // count if count else None,
+    }
+
+
+def _totals(rows: Iterable[Row], devices: Sequence[Document], campaign: Campaign) -> Document:
+    totals: Document = {"devices": len(devices)}
+    for result in RESULTS:
+        totals[result] = sum(device["result"] == result for device in devices)
+    totals["off"] = sum(row.left or row.phase == "off" for row in rows)
+    totals["offers"] = sum(wave.begun for wave in campaign.waves)
+    return totals
+
+
+def _wave(progress: WaveProgress) -> Document:
+    return {
+        "name": progress.wave.name,
+        "image": progress.image.name,
+        "type": progress.image.type.value,
+        "to_version": _hex(progress.image.version),
+        "state": progress.state,
+        "begun_ms": progress.begun_ms,
+        "ended_ms": progress.ended_ms,
+        "size": progress.size,
+        "begun": progress.begun,
+        "in_flight": progress.in_flight,
+        "done": progress.done,
+        "failed": progress.failed,
+        "skipped": progress.skipped,
+        "concurrency": progress.wave.concurrency,
+        "at_once": progress.at_once,
+        "timeline": [
+            {"minute": minute, "done": done, "failed": failed}
+            for minute, (done, failed) in sorted(progress.timeline.items())
+        ],
+    }
+
+
+def _reasons(
+    result: str, attempts: Sequence[tuple[Row, Attempt]], campaign: Campaign
+) -> list[Document]:
+    """Attempts with this result, together by where and why; the most frequent reason first."""
+    groups: dict[tuple[str | None, str | None], list[tuple[Row, Attempt]]] = {}
+    for row, attempt in sorted(attempts, key=lambda pair: pair[1].wave):  # members stay in order
+        if attempt.result == result:
+            groups.setdefault((attempt.failed_in, attempt.cause), []).append((row, attempt))
+    return [
+        {
+            "phase": phase,
+            "cause": cause,
+            "words": cause_words(cause),
+            "count": len(found),
+            "attempts": [
+                {
+                    "index": row.member.index,
+                    "entity_id": str(row.member.entity_id),
+                    "home": row.member.home,
+                    "type": row.member.type.value,
+                    "wave": campaign.waves[attempt.wave].wave.name,
+                    "image": attempt.image,
+                    "ended_ms": attempt.ended_ms,
+                }
+                for row, attempt in found
+            ],
+        }
+        for (phase, cause), found in sorted(groups.items(), key=lambda item: -len(item[1]))
+    ]
+
+
+def _device(row: Row, campaign: Campaign, waiting: set[int]) -> Document:
+    member = row.member
+    attempts = [_attempt(attempt, campaign) for attempt in campaign.attempts.get(member.index, ())]
+    last = attempts[-1] if attempts else dict.fromkeys(_ATTEMPT_KEYS)
+    result = last["result"] or "not_selected"
+    if member.index in waiting and not is_open(row):
+        result = "waiting"
+    return last | {
+        "index": member.index,
+        "entity_id": str(member.entity_id),
+        "home": member.home,
+        "type": member.type.value,
+        "result": result,
+        "phase": row.phase,
+        "version": _hex(row.version) if row.version else None,
+        "offset": row.offset,
+        "total": row.total,
+        "starts": row.starts,
+        "retries": row.retries,
+        "messages": list(row.messages),
+        "attempts": attempts,
+    }
+
+
+_ATTEMPT_KEYS: Final = (
+    *("wave", "image", "from_version", "to_version", "result", "begun_ms", "ended_ms"),
+    *("duration_ms", "failed_in", "cause", "words"),
+)
+
+
+def _attempt(attempt: Attempt, campaign: Campaign) -> Document:
+    duration_ms = None
+    if attempt.begun_ms is not None and attempt.ended_ms is not None:
+        duration_ms = attempt.ended_ms - attempt.begun_ms
+    return {
+        "wave": campaign.waves[attempt.wave].wave.name,
+        "image": attempt.image,
+        "from_version": _hex(attempt.from_version),
+        "to_version": _hex(attempt.to_version),
+        "result": attempt.result,
+        "begun_ms": attempt.begun_ms,
+        "ended_ms": attempt.ended_ms,
+        "duration_ms": duration_ms,
+        "failed_in": attempt.failed_in,
+        "cause": attempt.cause,
+        "words": cause_words(attempt.cause),
+    }
+
+
+def _hex(version: int) -> str:
+    return f"{version:08x}"

@@ -43,7 +43,7 @@ def hub_entity_id(home: int) -> EntityId:
 class Member:
     """Who one device of the fleet is."""
 
-    index: int  # type: ignore[assignment]  # in the fleet, from 0; nobody searches in the tuple
+    index: int  # in the fleet, from 0
     home: int  # the home's index, ``first_index`` and up
     type: DeviceType
     entity_id: EntityId
@@ -126,6 +126,7 @@ class Wave:
     timeout_ms: int = 6 * 3_600_000  # from the offer, then it counts as failed
     stop_at_failures: float = 1.0  # share of the wave that failed, above which the campaign stops
     stop_after: int = 10  # outcomes before the share means anything
+    with_previous: bool = False  # begins with the wave before it; theirs are different types
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +235,14 @@ class Row:
     cause: str | None = None
     starts: int = 0
     retries: int = 0
+    from_version: int = 0  # that it ran when it was offered the image
+    to_version: int = 0  # that it shall run
+    finish: str = ""  # what ends its upgrade well: cs09 cs06 receipt; empty: nobody waits for it
+    verified: bool = False  # an HCALCS said so: its image may be activated
+    commanded: bool = False  # it has taken the command to activate
+    trouble: tuple[str, str] | None = None  # phase and cause of what may mend yet
+    phase_before: str = ""  # that it was in when its supply went
+    left: bool = False  # it was removed from its home
     last_event: str = ""
     last_ms: int = 0
     messages: list[str] = field(default_factory=list)  # GBCS alerts and responses, in words

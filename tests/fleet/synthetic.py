@@ -42,7 +42,7 @@ def synthetic(homes: int = 50, seed: int = 1, *, state: str = "done") -> Documen
         "types": {kind.value: homes * count for kind, count in shape.devices},
         "now_ms": 180 * _MINUTE,
         "state": state,
-        "reason": "3 of 10 outcomes of wave second failed" if state == "stopped" else None,
+        "reason": "wave second: 3 of 10 failed, more than 20 %" if state == "stopped" else None,
         "totals": _totals(devices),
         "waves": waves,
         "durations": _durations([d["duration_ms"] for d in devices if d["result"] == "done"]),

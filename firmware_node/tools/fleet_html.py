@@ -260,7 +260,7 @@ def _device(device: Document) -> str:
         _spaced(result),
         escape(device["wave"] or ""),
         escape(device["image"] or ""),
-        device["version"],
+        device["version"] or "",
         "" if took is None else duration(took / 1000),
         str(device["retries"]),
         escape(f"{where}{wrong}"),

@@ -9,7 +9,8 @@ from typing import Any
 from synthetic import synthetic
 
 from firmware_node.errors import RefusedError
-from firmware_node.fleet.live import CampaignState, Live, Snapshot, WaveState, row_document
+from firmware_node.fleet.live import CampaignState, Live, Snapshot, WaveState
+from firmware_node.fleet.live_json import row_document
 from firmware_node.fleet.terms import Event, ImageSpec, Order, Plan, Row, Shape
 from firmware_node.terms import DeviceType
 

@@ -19,7 +19,7 @@ class FleetBackend(Protocol):
         """See ``Live.snapshot``; does not wait."""
 
     async def member(self, index: int) -> Mapping[str, Any]:
-        """One device, 0 to ``size`` - 1: ``live.row_document``, and
+        """One device, 0 to ``size`` - 1: ``live_json.row_document``, and
 
         ``status`` (None, or ``on`` and what ``FleetHome.show`` has besides: ``banks``,
         ``running_bank``, ``last_failure``, …) and ``events`` (``at_ms name fields``, oldest first).

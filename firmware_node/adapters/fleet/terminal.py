@@ -16,6 +16,7 @@ from rich.text import Text
 
 from firmware_node.adapters.fleet.lines import clock, left
 from firmware_node.fleet.live import PHASES, Snapshot, WaveCount
+from firmware_node.fleet.rows import cause_words
 from firmware_node.tools.render import printable
 
 INTERVAL_S: Final = 0.25  # between drawings; more often is not seen
@@ -187,7 +188,7 @@ def _failures(snapshot: Snapshot) -> RenderableType:
             clock(failure.at_ms),
             f"{member.type.name} of home {member.home}",
             printable(failure.wave),
-            f"{failure.phase}: {failure.cause}",
+            cause_words(failure.cause),
         )
     return grid
 

@@ -30,7 +30,7 @@ from firmware_node.adapters.fleet.backend import ACTIONS, VERBS, FleetBackend
 from firmware_node.adapters.fleet.guard import COOKIE, Guard
 from firmware_node.adapters.fleet.metrics import FleetMetrics
 from firmware_node.errors import EnvironmentFailure, FirmwareNodeError
-from firmware_node.fleet.live import fleet_document, snapshot_document
+from firmware_node.fleet.live_json import fleet_document, snapshot_document
 from firmware_node.fleet.terms import Order
 from firmware_node.tools import fleet_html, fleet_report
 

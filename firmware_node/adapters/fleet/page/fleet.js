@@ -626,7 +626,7 @@ function drawFailures() {
   const rows = shown.map((failure) => element("tr", {},
     element("td", {}, moment(failure.at_ms)),
     element("td", {}, link(failure.member, `${kindName(failure.member)} of home ${homeName(homeOf(failure.member))}`)),
-    element("td", {}, failure.wave), element("td", {}, failure.phase), element("td", {}, failure.cause)));
+    element("td", {}, failure.wave), element("td", {}, failure.phase), element("td", {}, last.words[failure.cause] || failure.cause)));
   const titles = ["When", "Device", "Wave", "While", "Cause"].map((text) => element("th", { scope: "col" }, text));
   place.replaceChildren(element("table", {}, element("thead", {}, element("tr", {}, ...titles)), element("tbody", {}, ...rows)));
   if (focused !== null) place.querySelector(`[data-member="${focused}"]`)?.focus();
@@ -715,10 +715,10 @@ function showDevice(device) {
     parts.push(element("progress", { max: device.total, value: device.offset, ariaLabel: "Download" }));
   }
   const status = device.status || {};
-  const failure = device.cause ? { phase: device.failed_in, cause: device.cause } : status.last_failure;
+  const failure = device.cause ? { phase: device.failed_in, cause: device.words || device.cause } : status.last_failure;
   if (failure) {
     parts.push(element("h3", {}, "Last failure"));
-    parts.push(element("p", { className: "failure" }, element("b", {}, failure.cause), ` while ${failure.phase}`));
+    parts.push(element("p", { className: "failure" }, element("b", {}, failure.cause), ` (${failure.phase})`));
   }
   if (status.banks) {
     parts.push(element("h3", {}, "Banks"));

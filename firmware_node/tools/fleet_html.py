@@ -39,8 +39,8 @@ _HEADS: Final = (
 )
 
 
-def html(results: Document) -> str:
-    """The page."""
+def html(results: Document, rows_max: int = ROWS_MAX) -> str:
+    """The page; its table has no more rows than that."""
     title = escape(f"{results['plan']}: fleet report")
     sections = (
         _head(results),
@@ -51,7 +51,7 @@ def html(results: Document) -> str:
         _section("Skipped", _reasons(results["skips"], results, "No device was skipped.")),
         _section("GBCS messages that came up", _messages(results["messages"])),
         _section("The plan, and the same again", _plan(results)),
-        _section("Devices", _devices(results)),
+        _section("Devices", _devices(results, rows_max)),
     )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -230,14 +230,14 @@ def _plan(results: Document) -> str:
     )
 
 
-def _devices(results: Document) -> str:
+def _devices(results: Document, rows_max: int) -> str:
     devices = results["devices"]
     note = ""
-    if len(devices) > ROWS_MAX:
+    if len(devices) > rows_max:
         devices = sorted(devices, key=lambda one: _URGENT.get(one["result"], len(_URGENT)))
-        devices = devices[:ROWS_MAX]
+        devices = devices[:rows_max]
         note = (
-            f'<p class="quiet">{ROWS_MAX:,} of {len(results["devices"]):,}, those that failed '
+            f'<p class="quiet">{rows_max:,} of {len(results["devices"]):,}, those that failed '
             "first; the results file has all.</p>"
         )
     heads = "".join(f'<th scope="col">{head}</th>' for head in _HEADS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, TextIO
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group, OverflowMethod, RenderableType
 from rich.live import Live as Redrawn
 from rich.rule import Rule
 from rich.table import Table
@@ -71,7 +71,7 @@ def table(snapshot: Snapshot, width: int, ascii_only: bool = False) -> Renderabl
         line = "-" if ascii_only else "─"
         title = f"last failures, {snapshot.totals['failed']:,} in all"
         parts += [Rule(title, align="left", characters=line, style="bright_black")]
-        parts.append(_failures(snapshot))
+        parts.append(_failures(snapshot, ascii_only))
     return Group(*parts)
 
 
@@ -177,17 +177,22 @@ def _rates(snapshot: Snapshot) -> RenderableType:
     return grid
 
 
-def _failures(snapshot: Snapshot) -> RenderableType:
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    for _ in range(3):
-        grid.add_column(overflow="ellipsis", no_wrap=True)
-    grid.add_column(overflow="ellipsis", no_wrap=True, style="red")
+def _failures(snapshot: Snapshot, ascii_only: bool) -> RenderableType:
+    """When, who, in which wave, and why, which is cut when it is too long."""
+    grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
+    cut: OverflowMethod = (
+        "crop" if ascii_only else "ellipsis"
+    )  # the dots of an ellipsis are one character
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True, overflow=cut, max_width=_NAME_MAX)
+    grid.add_column(no_wrap=True, overflow=cut, style="red", ratio=1)
     for failure in snapshot.failures[:FAILURES_SHOWN]:
         member = snapshot.plan.shape.member(failure.member)
         grid.add_row(
             clock(failure.at_ms),
             f"{member.type.name} of home {member.home}",
-            printable(failure.wave),
+            Text(printable(failure.wave)),
             cause_words(failure.cause),
         )
     return grid

@@ -7,15 +7,21 @@ import base64
 import contextlib
 import itertools
 import json
+import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
-PROGRAM = shutil.which("chromium")
+PROGRAM = shutil.which("chromium") or "chromium"
 LIMIT_S = 60
+needs_chromium = pytest.mark.skipif(
+    shutil.which("chromium") is None and not os.environ.get("CI"),
+    reason="chromium is not installed; on Debian install chromium",
+)
 _FLAGS = (
     "--headless",
     "--no-sandbox",  # tests may run as root, where there is none
@@ -146,7 +152,6 @@ class Page:
 @contextlib.asynccontextmanager
 async def browser(folder: Path) -> AsyncIterator[Page]:
     """A browser with one tab; ``folder`` is for its profile and is empty."""
-    assert PROGRAM is not None
     process = await asyncio.create_subprocess_exec(
         PROGRAM,
         *_FLAGS,

@@ -345,7 +345,7 @@ function drawWaves() {
 
 // Stacked areas: failed below, done above it, under way on top.
 function drawChart() {
-  const width = 560, height = 210, left = 50, right = 8, top = 22, bottom = 34;
+  const width = 560, height = 250, left = 50, right = 8, top = 22, bottom = 34;
   const figure = $("chart"), end = history[history.length - 1][0], start = history[0][0];
   if (end <= start) { figure.replaceChildren(element("p", { className: "quiet" }, "Nothing has happened yet.")); return; }
   const x = (ms) => left + (width - left - right) * (ms - start) / (end - start);

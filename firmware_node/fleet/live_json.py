@@ -32,7 +32,7 @@ def snapshot_document(snapshot: Snapshot) -> dict[str, Any]:
         "eta_s": None if snapshot.eta_s is None else round(snapshot.eta_s, 1),
         "failures": [failure._asdict() for failure in snapshot.failures],
         "causes": list(snapshot.causes),
-        "words": {failure.cause: cause_words(failure.cause) for failure in snapshot.failures},
+        "words": [cause_words(cause.rpartition(": ")[2]) for cause in snapshot.causes],
         "failed_by": dict(snapshot.failed_by),
         "messages": dict(snapshot.messages),
         "events": sum(snapshot.events.values()),

@@ -76,14 +76,17 @@ class Page:
 
     async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """A method of the protocol; its result."""
+        answer = await self._ask(method, parameters)
+        assert "error" not in answer, answer["error"]
+        result: dict[str, Any] = answer["result"]
+        return result
+
+    async def _ask(self, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
         number = next(self._numbers)
         self._waiting[number] = asyncio.get_running_loop().create_future()
         await self._socket.send_json({"id": number, "method": method, "params": parameters})
         async with asyncio.timeout(LIMIT_S):
-            answer = await self._waiting[number]
-        assert "error" not in answer, answer["error"]
-        result: dict[str, Any] = answer["result"]
-        return result
+            return await self._waiting[number]
 
     async def open(self, url: str) -> None:
         for domain in ("Page", "Runtime", "Log"):
@@ -100,10 +103,21 @@ class Page:
         return answer["result"].get("value")
 
     async def until(self, expression: str) -> None:
-        """Wait until it holds; looking, for the page tells nothing of itself."""
+        """Wait until it holds; looking, for the page tells nothing of itself.
+
+        A page that is being loaded has not all its elements, and the one before is gone.
+        """
+        looked = (
+            f"(() => {{ try {{ return Boolean({expression}); }} catch {{ return false; }} }})()"
+        )
         try:
             async with asyncio.timeout(LIMIT_S):
-                while not await self.value(f"Boolean({expression})"):
+                while True:
+                    answer = await self._ask(
+                        "Runtime.evaluate", {"expression": looked, "returnByValue": True}
+                    )
+                    if answer.get("result", {}).get("result", {}).get("value"):
+                        return
                     await asyncio.sleep(0.05)
         except TimeoutError:
             raise AssertionError(f"never came: {expression}; {self.complaints}") from None

@@ -74,10 +74,16 @@ function entityOf(member) {
   return `${placeOf(member).prefix}${home.match(/../g).join("-")}`;
 }
 
+function wordsOf(cause) { // where it was, and why it failed
+  if (cause < 0) return "";
+  const [phase] = last.causes[cause].split(": ");
+  return `${last.words[cause]} (${phase})`;
+}
+
 function stateWords(member) {
   const name = phaseName(member);
   if (name === "downloading") return `downloading, ${percentOf[member]} %`;
-  if (name === "failed" && causeOf[member] >= 0) return `failed, ${last.causes[causeOf[member]]}`;
+  if (name === "failed" && causeOf[member] >= 0) return `failed: ${wordsOf(causeOf[member])}`;
   return name;
 }
 
@@ -237,6 +243,7 @@ function take(snapshot) {
   if (!history.length || history[history.length - 1][0] < newest[0]) history.push(newest);
   else history[history.length - 1] = newest;
   if (history.length > 1000) history = history.filter((_, place) => place % 2 === 0);
+  if (snapshot.since === 0) due.add("now");
   if (filtered()) due.add("grid"); else if (touched.size) homesDue(touched);
   for (const part of ["head", "waves", "chart", "chips", "failures", "table"]) due.add(part);
   schedule();
@@ -540,9 +547,11 @@ function chips() {
 
 function refilter() { first = 0; soon("grid", "chips", "table"); }
 
-function options(select, names) {
+function options(select, names, words) {
   const known = new Set([...select.options].map((option) => option.value));
-  for (const name of names) if (!known.has(name)) select.append(element("option", { value: name }, name));
+  names.forEach((name, place) => {
+    if (!known.has(name)) select.append(element("option", { value: name }, words(place)));
+  });
 }
 
 function drawChips() {
@@ -555,8 +564,8 @@ function drawChips() {
   GROUPS.forEach((group, place) => put($(`homes-${group.key}`), count(counts[place])));
   const cut = fleet.shownHomes < fleet.homes ? `, the first ${count(fleet.shownHomes)} drawn` : "";
   put($("shown"), (filtered() ? `${count(shown)} of ${count(fleet.homes)} homes` : `${count(fleet.homes)} homes`) + cut);
-  options($("cause"), last.causes);
-  options($("wave"), last.waves.map((wave) => wave.name));
+  options($("cause"), last.causes, wordsOf);
+  options($("wave"), last.waves.map((wave) => wave.name), (place) => last.waves[place].name);
 }
 
 function wireFilter() {
@@ -601,7 +610,7 @@ function drawTable() {
       phaseName(member) === "downloading" ? `${percentOf[member]} %` : "",
       waveOf[member] < 0 ? "" : (last.waves[waveOf[member]] || { name: "" }).name,
       versionOf[member] ? hex(versionOf[member]) : "", count(retriesOf[member]),
-      causeOf[member] < 0 ? "" : last.causes[causeOf[member]],
+      wordsOf(causeOf[member]),
     ];
     texts.forEach((text, at) => { if (text !== null) put(row.children[at], text); });
     put(row.children[1].firstChild, kindName(member));
@@ -626,8 +635,8 @@ function drawFailures() {
   const rows = shown.map((failure) => element("tr", {},
     element("td", {}, moment(failure.at_ms)),
     element("td", {}, link(failure.member, `${kindName(failure.member)} of home ${homeName(homeOf(failure.member))}`)),
-    element("td", {}, failure.wave), element("td", {}, failure.phase), element("td", {}, last.words[failure.cause] || failure.cause)));
-  const titles = ["When", "Device", "Wave", "While", "Cause"].map((text) => element("th", { scope: "col" }, text));
+    element("td", {}, failure.wave), element("td", {}, wordsOf(last.causes.indexOf(`${failure.phase}: ${failure.cause}`)) || failure.cause)));
+  const titles = ["When", "Device", "Wave", "Cause"].map((text) => element("th", { scope: "col" }, text));
   place.replaceChildren(element("table", {}, element("thead", {}, element("tr", {}, ...titles)), element("tbody", {}, ...rows)));
   if (focused !== null) place.querySelector(`[data-member="${focused}"]`)?.focus();
 }

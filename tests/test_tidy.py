@@ -39,6 +39,10 @@ MAY_IMPORT = {
     "tools.render": (),  # how things look needs none of them
     "adapters.": (*FOUNDATION, "boundary", "wire.", "crypto", "config"),
     "adapters.gpio.": (*FOUNDATION, "boundary"),
+    "adapters.fleet.": (
+        *("fleet.live", "fleet.live_json", "fleet.rows", "fleet.terms"),
+        *("tools.fleet_html", "tools.fleet_report", "tools.render"),
+    ),
     "adapters.daemon": ("node.",),  # the drivers know their machines
     "adapters.hub_daemon": ("rig.",),
     "adapters.virtual_stick.": ("virtual.", "adapters."),
@@ -77,6 +81,9 @@ ONLY_IMPORTED_IN = {
         "tools.decode_input",
     ),
     "signxml": ("tools.duis.signature",),
+    "aiohttp": ("adapters.fleet.web",),
+    "prometheus_client": ("adapters.fleet.metrics", "adapters.fleet.web"),
+    "rich": ("adapters.fleet.terminal",),
     "h11": ("adapters.control", "adapters.sinks"),
     "sqlite3": ("adapters.storage", "adapters.spool"),
     "serial": ("adapters.znp.ports",),

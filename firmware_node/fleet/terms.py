@@ -174,7 +174,7 @@ class Plan:
     block_size: int = 50  # bytes
     page_size: int = 0  # bytes; 0: blocks only
     turn_ms: int = 1_000  # length of a turn
-    start_utc: int = 820_454_400  # seconds since 2000-01-01: 2026-01-01T00:00:00Z
+    start_utc: int = 820_540_800  # seconds since 2000-01-01: 2026-01-01T00:00:00Z
     limit_ms: int = 7 * 86_400_000  # of the whole run
 
 

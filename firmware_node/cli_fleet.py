@@ -7,12 +7,10 @@ its journal, its report, and while it runs the socket that the other commands sp
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import fcntl
 import json
 import os
-import signal
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -23,7 +21,6 @@ from firmware_node.errors import ConfigError, EnvironmentFailure
 
 if TYPE_CHECKING:
     from firmware_node.adapters.fleet.journal import Journal
-    from firmware_node.adapters.fleet.run import FleetRun
     from firmware_node.fleet.campaign import Campaign
     from firmware_node.fleet.terms import Member, Plan
 
@@ -35,7 +32,6 @@ WEB: Final = "127.0.0.1:0"
 CUT_FOR: Final = "60s"
 _OVERRIDES: Final = ("homes", "devices", "first_index", "seed", "start_jitter", "max_concurrent")
 EVENTS_SHOWN: Final = 30
-_NO_EXTRA: Final = "pip install 'firmware-node[fleet]'"
 
 
 def add_verbs(verbs: Any) -> None:
@@ -145,6 +141,7 @@ def _carry_out(
 ) -> int:
     from firmware_node.adapters.fleet.lines import view_of
     from firmware_node.adapters.fleet.run import FleetRun
+    from firmware_node.adapters.fleet.serve import Page, serve
     from firmware_node.adapters.fleet.workers import Workers
 
     begin_ms = journal.now_ms
@@ -177,7 +174,8 @@ def _carry_out(
             stop_at_ms=_stop_at(args.stop_after),
             now_ms=begin_ms,
         )
-        ended = asyncio.run(_with_views(args, folder, run, orders))
+        page = None if args.no_web else Page(*_address(args), _token(args.token_file))
+        ended = serve(run, folder / SOCKET, page, orders)
     results = _write_reports(folder, plan, campaign, run.now_ms)
     totals = results["totals"]
     if args.json:
@@ -187,33 +185,6 @@ def _carry_out(
     if ended == "left":
         return 130
     return 0 if ended == "done" and not totals["failed"] else 1
-
-
-async def _with_views(
-    args: argparse.Namespace, folder: Path, run: FleetRun, orders: list[Any]
-) -> str:
-    """The run, with its page and its socket, until it ends or is interrupted."""
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, run.stop)
-    async with contextlib.AsyncExitStack() as stack:
-        try:
-            from firmware_node.adapters.fleet.run import Backend
-            from firmware_node.adapters.fleet.web import FleetWeb
-        except ImportError as error:
-            print(f"no page and no commands: {error} ({_NO_EXTRA})", file=sys.stderr)
-        else:
-            backend = Backend(run)
-            control = FleetWeb(backend, socket=folder / SOCKET)
-            await control.open()
-            stack.push_async_callback(control.close)
-            if not args.no_web:
-                host, port = _address(args)
-                page = FleetWeb(backend, host=host, port=port, token=_token(args.token_file))
-                url = await page.open()
-                stack.push_async_callback(page.close)
-                print(f"page: {url}", file=sys.stderr, flush=True)
-        return await run.run(orders)
 
 
 def _last_words(folder: Path, ended: str, results: Mapping[str, Any]) -> str:
@@ -488,7 +459,7 @@ def _index(args: argparse.Namespace) -> int:
     wanted = str(EntityId.parse(args.device))
     fleet = _ask(args, "GET", "/v1/fleet")
     prefixes = [place["prefix"] for place in fleet["places"]]
-    home = int(wanted.replace("-", "")[8:], 16) - fleet["first_index"]
+    home: int = int(wanted.replace("-", "")[8:], 16) - fleet["first_index"]
     for number, prefix in enumerate(prefixes):
         if wanted.startswith(prefix) and 0 <= home < fleet["homes"]:
             return home * len(prefixes) + number

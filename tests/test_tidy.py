@@ -43,6 +43,10 @@ MAY_IMPORT = {
         *("fleet.live", "fleet.live_json", "fleet.rows", "fleet.terms"),
         *("tools.fleet_html", "tools.fleet_report", "tools.render"),
     ),
+    "adapters.fleet.journal": ("fleet.campaign", "fleet.home"),
+    "adapters.fleet.run": ("fleet.campaign", "fleet.home", "fleet.results"),
+    "adapters.fleet.workers": ("fleet.home", "fleet.shard", "fleet.stock"),
+    "cli_fleet": ("",),
     "adapters.daemon": ("node.",),  # the drivers know their machines
     "adapters.hub_daemon": ("rig.",),
     "adapters.virtual_stick.": ("virtual.", "adapters."),
@@ -85,7 +89,7 @@ ONLY_IMPORTED_IN = {
     "prometheus_client": ("adapters.fleet.metrics", "adapters.fleet.web"),
     "rich": ("adapters.fleet.terminal",),
     "h11": ("adapters.control", "adapters.sinks"),
-    "sqlite3": ("adapters.storage", "adapters.spool"),
+    "sqlite3": ("adapters.storage", "adapters.spool", "adapters.fleet.journal"),
     "serial": ("adapters.znp.ports",),
 }
 # The daemons' drivers: whatever a step raises ends the process, told once. To the replay of a

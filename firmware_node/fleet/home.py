@@ -114,6 +114,7 @@ class _Place:
     medium: Medium
     machine: Machine | None = None
     ppm: int = 0
+    kept_calls: int = -1  # of the storage, when it was last kept
     held: bool = False  # paused or removed: no fault switches it on again
 
 
@@ -218,6 +219,15 @@ class FleetHome:
         ratchet = medium.ratchet or RatchetValues()
         banks = tuple(tuple(medium.banks[bank].pages) for bank in BankId)
         return Kept(dict(medium.records), tuple(ratchet), banks, self._world.now_ms)
+
+    def keep_changed(self) -> dict[int, Kept]:
+        """The same of every device that wrote something since this was last asked."""
+        changed = {}
+        for member, place in self._places.items():
+            if place.medium.calls != place.kept_calls:
+                place.kept_calls = place.medium.calls
+                changed[member] = self.keep(member)
+        return changed
 
     # --- devices ----------------------------------------------------------------------------------
 
@@ -446,6 +456,7 @@ def _message_fields(checked: MessageChecked) -> dict[str, Field]:
         "kind": checked.kind,
         "message_code": checked.message_code,
         "alert_code": checked.alert_code,
+        "counter": checked.counter,
         "signature": checked.signature,
         "mac": checked.mac,
         **checked.fields,

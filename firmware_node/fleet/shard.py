@@ -49,9 +49,12 @@ class Shard:
     def turn(self, end_ms: int, orders: Sequence[Order]) -> list[Event]:
         """Obey, run to the end of the turn; the events by time and then by member."""
         due = set()
+        early: dict[int, list[Event]] = {}
         for order in orders:
             index = self.home_of(order.member)
-            self._homes[index].run_to(end_ms - self._plan.turn_ms)
+            early.setdefault(index, []).extend(
+                self._homes[index].run_to(end_ms - self._plan.turn_ms)
+            )
             self._homes[index].obey(order)
             due.add(index)
         while (next_ms := self.next_ms) is not None and next_ms <= end_ms:
@@ -60,6 +63,7 @@ class Shard:
             due.add(index)
         events: list[Event] = []
         for index in sorted(due):
+            events += early.get(index, ())
             events += self._homes[index].run_to(end_ms)
             self._look(index)
         return events
@@ -76,6 +80,13 @@ class Shard:
     def keep(self, member: int) -> Kept:
         """See ``FleetHome.keep``."""
         return self._homes[self.home_of(member)].keep(member)
+
+    def keep_changed(self) -> dict[int, Kept]:
+        """See ``FleetHome.keep_changed``."""
+        changed: dict[int, Kept] = {}
+        for home in self._homes.values():
+            changed |= home.keep_changed()
+        return changed
 
     def _look(self, index: int) -> None:
         """When the home is to be looked at again."""

@@ -13,6 +13,7 @@ from typing import Any
 from bench_figures import (
     commands,
     daemon,
+    fleet,
     in_process,
     radio,
     service,
@@ -47,6 +48,16 @@ MEASUREMENTS: Mapping[tuple[str, ...], Callable[[Effort], Iterator[Figure]]] = {
         "radio.two_sticks.cpu_per_block.seconds",
     ): radio.two_sticks,
     ("radio.start_to_ready.seconds", "radio.rss.bytes"): radio.daemon_on_a_stick,
+    ("fleet.1000x64k.seconds", "fleet.bytes_per_device"): fleet.thousand,
+    ("fleet.idle_10000.rss_bytes", "fleet.start_10000.seconds"): fleet.idle,
+    tuple(
+        name
+        for devices in (100, 1000, 10000)
+        for name in (
+            f"fleet.growth.update_{devices}.seconds_per_device",
+            f"fleet.growth.memory_{devices}.bytes_per_device",
+        )
+    ): fleet.growth,
 }
 
 

@@ -49,8 +49,8 @@ class Homes(Protocol):
     def show(self, member: int) -> dict[str, Any]:
         """A device's account of itself."""
 
-    def keep(self, members: Sequence[int]) -> dict[int, Kept]:
-        """What these devices have made durable."""
+    def keep_changed(self) -> dict[int, Kept]:
+        """What every device made durable that wrote something since this was last asked."""
 
 
 class View(Protocol):
@@ -83,7 +83,6 @@ class FleetRun:
     _live: Live = field(init=False)
     _actions: list[str] = field(init=False, default_factory=list)
     _orders: list[Order] = field(init=False, default_factory=list)  # of people
-    _dirty: set[int] = field(init=False, default_factory=set)
     _look: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _homes_free: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
     _committed_s: float = field(init=False, default=0.0)
@@ -110,7 +109,8 @@ class FleetRun:
             if self.now_ms >= limit_ms:
                 ended = "limit"
                 break
-            orders += self._take_orders()
+            asked = self._take_orders()
+            orders += asked
             end_ms = self._next_turn(orders, limit_ms)
             if end_ms is None:
                 ended = "limit"  # nothing will ever happen by itself
@@ -125,8 +125,8 @@ class FleetRun:
                 events = await asyncio.to_thread(self.homes.turn, end_ms, orders)
             self._live.turn_took(time.monotonic() - began_s)
             self.now_ms = end_ms
-            orders = self._after_turn(events, orders)
-            await self._write_down()
+            orders = self._after_turn(events)
+            await self._write_down(at_once=bool(asked))
         await self._write_down(ended)
         self._update(last=True)
         self.view.end(self._live.snapshot())
@@ -217,28 +217,25 @@ class FleetRun:
         soon_ms = max((begin_ms + gone_ms) // turn_ms * turn_ms, self.now_ms) + turn_ms
         return min(end_ms, soon_ms)
 
-    def _after_turn(self, events: list[Event], orders: Sequence[Order]) -> list[Order]:
+    def _after_turn(self, events: list[Event]) -> list[Order]:
         actions, self._actions = tuple(self._actions), []
         turn = Turn(self.now_ms, events, actions)
         following = self.campaign.turn(turn)
         if events or actions:
             self.journal.put_turn(turn)
         self._live.happened(events)
-        self._dirty.update(event.member for event in events)
-        self._dirty.update(order.member for order in orders)
         self._unseen |= self.campaign.rows.take_changed()
         if time.monotonic() - self._updated_s >= UPDATE_S:
             self._update()
         return following
 
-    async def _write_down(self, ended: str | None = None) -> None:
-        if ended is None and time.monotonic() - self._committed_s < COMMIT_S:
+    async def _write_down(self, ended: str | None = None, *, at_once: bool = False) -> None:
+        due = at_once or time.monotonic() - self._committed_s >= COMMIT_S
+        if ended is None and not due:
             return
-        if self._dirty and ended not in ("done", "stopped", "limit"):
+        if ended not in ("done", "stopped", "limit"):
             async with self._homes_free:
-                kept = await asyncio.to_thread(self.homes.keep, sorted(self._dirty))
-            self.journal.put_kept(kept)
-            self._dirty.clear()
+                self.journal.put_kept(await asyncio.to_thread(self.homes.keep_changed))
         state = "running" if ended in (None, "left") else str(ended)
         self.journal.commit(self.now_ms, state)
         self._committed_s = time.monotonic()

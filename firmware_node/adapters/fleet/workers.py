@@ -9,8 +9,10 @@ so their order does not tell how many workers there are.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
@@ -47,29 +49,20 @@ class Workers:
         self._count = max(1, min(count, plan.shape.homes))
         self._next_ms: list[int | None] = [begin_ms] * self._count
         self._pipes: list[Connection] = []
-        self._processes = []
+        self._processes: list[subprocess.Popen[bytes]] = []
         self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="shard")
-        # A fresh interpreter: a fork would take over sockets and threads of the run.
-        context = multiprocessing.get_context("spawn")
         first, last = plan.shape.first_index, plan.shape.first_index + plan.shape.homes
         for number in range(self._count):
-            homes = range(first + number, last, self._count)
             mine = {
                 member: state
                 for member, state in (kept or {}).items()
                 if self._owner(member) == number
             }
-            near, far = context.Pipe()
-            process = context.Process(
-                target=_work,
-                args=(far, plan, dict(files or {}), homes, begin_ms, mine, absent),
-                name=f"fleet shard {number}",
-                daemon=True,
-            )
-            process.start()
-            far.close()
-            self._pipes.append(near)
+            homes = range(first + number, last, self._count)
+            process, pipe = _started()
             self._processes.append(process)
+            self._pipes.append(pipe)
+            pipe.send((plan, dict(files or {}), homes, begin_ms, mine, absent))
 
     def __enter__(self) -> Workers:
         return self
@@ -125,6 +118,13 @@ class Workers:
                 kept |= self._ask(number, "keep", share)
         return kept
 
+    def keep_changed(self) -> dict[int, Kept]:
+        """The same of every device that wrote something since this was last asked."""
+        kept: dict[int, Kept] = {}
+        for number in range(self._count):
+            kept |= self._ask(number, "keep_changed")
+        return kept
+
     def sizes(self) -> list[int]:
         """Resident memory of each worker, bytes."""
         return [self._ask(number, "size") for number in range(self._count)]
@@ -136,10 +136,11 @@ class Workers:
                 pipe.send(("end", ()))
             pipe.close()
         for process in self._processes:
-            process.join(STOP_S)
-            if process.is_alive():
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
                 process.kill()
-                process.join()
+                process.wait()
         self._threads.shutdown()
 
     def _owner(self, member: int) -> int:
@@ -151,8 +152,7 @@ class Workers:
             pipe.send((what, args))
             return pipe.recv()
         except (EOFError, OSError) as error:
-            self._processes[number].join(STOP_S)
-            code = self._processes[number].exitcode
+            code = self._processes[number].wait(STOP_S)
             raise EnvironmentFailure(f"fleet: worker {number} ended, exit code {code}") from error
 
 
@@ -160,34 +160,38 @@ def _order_of(event: Event) -> tuple[int, int]:
     return event.at_ms, event.member
 
 
-def _work(
-    pipe: Connection,
-    plan: Plan,
-    files: Mapping[str, bytes],
-    homes: range,
-    begin_ms: int,
-    kept: Mapping[int, Kept],
-    absent: frozenset[int],
-) -> None:
+def _started() -> tuple[subprocess.Popen[bytes], Connection]:
+    """A worker and the pipe to it.
+
+    A fresh interpreter: a fork would take over the run's sockets and threads, and what the standard
+    library spawns first imports whatever the run was started with.
+    """
+    near, far = socket.socketpair()
+    with far:
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"from {__name__} import work; work({far.fileno()})"],
+            pass_fds=(far.fileno(),),
+            stdin=subprocess.DEVNULL,
+        )
+    return process, Connection(near.detach())
+
+
+def work(descriptor: int) -> None:
     """A worker: a shard that does what its pipe says, until that ends or nobody is there.
 
     What a shard raises is a mistake of ours: it ends the worker, and with it the run.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run decides what an interrupt means
-    shard: Shard | None = None
-    verbs: dict[str, Callable[..., object]] = {}
-    while True:
-        try:
+    with Connection(descriptor) as pipe, contextlib.suppress(EOFError):
+        plan, files, homes, begin_ms, kept, absent = pipe.recv()
+        stock = Stock(plan, files)
+        shard = Shard(plan, stock, homes, begin_ms=begin_ms, kept=kept, absent=absent)
+        verbs = _verbs(shard)
+        while True:
             what, args = pipe.recv()
-        except EOFError:
-            return
-        if what == "end":
-            return
-        if shard is None:
-            stock = Stock(plan, files)
-            shard = Shard(plan, stock, homes, begin_ms=begin_ms, kept=kept, absent=absent)
-            verbs = _verbs(shard)
-        pipe.send(verbs[what](*args))
+            if what == "end":
+                return
+            pipe.send(verbs[what](*args))
 
 
 def _verbs(shard: Shard) -> dict[str, Callable[..., object]]:
@@ -201,6 +205,7 @@ def _verbs(shard: Shard) -> dict[str, Callable[..., object]]:
         "ready": lambda: None,
         "show": shard.show,
         "keep": lambda members: {member: shard.keep(member) for member in members},
+        "keep_changed": shard.keep_changed,
         "size": _resident,
     }
 

@@ -126,6 +126,14 @@ class ControlServer:
         await writer.drain()
 
 
+def is_closed(request: Request) -> bool:
+    """The state of a switch that a request names, ``closed`` or ``open``; refuses any other."""
+    state = request.query.get("state")
+    if state not in ("open", "closed"):
+        raise Refusal(400, f"state: found {state!r}, expected open or closed")
+    return state == "closed"
+
+
 async def stream(documents: Sequence[Document]) -> AsyncIterator[Document]:
     """Documents that are all there, as a handler gives a stream."""
     for document in documents:

@@ -18,7 +18,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from firmware_node.adapters.control import ControlServer, Document, Refusal, Request, stream
+from firmware_node.adapters.control import (
+    ControlServer,
+    Document,
+    Refusal,
+    Request,
+    is_closed,
+    stream,
+)
 from firmware_node.adapters.driver import (
     Driver,
     Events,
@@ -356,7 +363,7 @@ class DeviceDaemon:
             case "POST", "/v1/query":
                 return self._ask(QueryRequested(_file_version(request)))
             case "POST", "/v1/relay":
-                return self._ask(SwitchRequested(_is_closed(request)))
+                return self._ask(SwitchRequested(is_closed(request)))
             case "POST", "/v1/reboot":
                 return self._ask(RebootRequested())
             case "POST", "/v1/factory-reset":
@@ -395,13 +402,6 @@ def _file_version(request: Request) -> int | None:
     if re.fullmatch(r"[0-9A-Fa-f]{1,8}", text) is None:
         raise Refusal(400, f"file_version: found {text!r}, expected up to 8 hex digits")
     return int(text, 16)
-
-
-def _is_closed(request: Request) -> bool:
-    state = request.query.get("state")
-    if state not in ("open", "closed"):
-        raise Refusal(400, f"state: found {state!r}, expected open or closed")
-    return state == "closed"
 
 
 def _log_named(text: str) -> Log:

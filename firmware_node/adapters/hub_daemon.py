@@ -15,7 +15,14 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from datetime import UTC, datetime
 from pathlib import Path
 
-from firmware_node.adapters.control import ControlServer, Document, Refusal, Request, stream
+from firmware_node.adapters.control import (
+    ControlServer,
+    Document,
+    Refusal,
+    Request,
+    is_closed,
+    stream,
+)
 from firmware_node.adapters.dcc import Dcc
 from firmware_node.adapters.dcc_exchange import Exchange, message_document
 from firmware_node.adapters.driver import (
@@ -221,12 +228,7 @@ class HubDaemon:
             case "POST", "/v1/load-events":
                 return self._ask(_load_event(request))
             case "DELETE", "/v1/load-events":
-                return self._ask(
-                    CancelLoad(
-                        _device(request),
-                        _number(request, "id", None),
-                    )
-                )
+                return self._ask(CancelLoad(_device(request), _number(request, "id")))
             case "POST", "/v1/requests":
                 return self._take_request(request)
         raise Refusal(404, f"{request.method} {request.path} is not known")
@@ -352,10 +354,10 @@ def _device(request: Request) -> EntityId:
     return EntityId.parse(request.query.get("device", ""))
 
 
-def _number(request: Request, name: str, default: int | None) -> int | None:
+def _number(request: Request, name: str) -> int | None:
     text = request.query.get(name)
     if text is None:
-        return default
+        return None
     if not text.isdecimal() or int(text) >= 2**32:
         raise Refusal(400, f"{name}: found {text[:40]!r}, expected a number")
     return int(text)
@@ -363,18 +365,10 @@ def _number(request: Request, name: str, default: int | None) -> int | None:
 
 def _load_event(request: Request) -> ScheduleLoad:
     query = request.query
-    state = query.get("state")
-    if state not in ("open", "closed"):
-        raise Refusal(400, f"state: found {state!r}, expected open or closed")
-    minutes = _number(request, "minutes", 0) or 0
+    closed = is_closed(request)
+    minutes = _number(request, "minutes") or 0
     start = _utc_of(query["start"]) if "start" in query else 0
-    return ScheduleLoad(
-        _device(request),
-        state == "closed",
-        minutes,
-        start,
-        bool(query.get("randomise")),
-    )
+    return ScheduleLoad(_device(request), closed, minutes, start, bool(query.get("randomise")))
 
 
 def _patience_s(request: Request) -> int | None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from firmware_node.boundary import Effect, Frame, Notify, SendFrame
 from firmware_node.errors import DecodeError
-from firmware_node.terms import BROADCAST_RX_ON, LoadSwitchSettings, ShortAddress
+from firmware_node.node.discovery import search_for
+from firmware_node.terms import LoadSwitchSettings, ShortAddress
 from firmware_node.wire import drlc, zcl, zdo
 from firmware_node.wire.drlc import GetScheduledEvents
 
@@ -102,13 +103,7 @@ class EsmeLink:
     def _search(self, now_ms: int) -> list[Effect]:
         self.wake_at = now_ms + self._settings.discovery_interval_s * 1000
         self._searched = self._next()
-        request = zdo.MatchRequest(
-            self._searched, BROADCAST_RX_ON, zcl.SMART_ENERGY_PROFILE, (drlc.CLUSTER,), ()
-        )
-        payload = zdo.encode_match_request(request)
-        return [
-            SendFrame(Frame(BROADCAST_RX_ON, 0, 0, zdo.PROFILE, zdo.MATCH_DESC_REQ, payload, True))
-        ]
+        return [search_for(drlc.CLUSTER, self._searched)]
 
     def _ask(self, now_ms: int) -> list[Effect]:
         self.wake_at = now_ms + self._retry_ms

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from firmware_node.boundary import Effect, Entropy, Frame, Notify, SendFrame
 from firmware_node.errors import DecodeError
-from firmware_node.terms import BROADCAST_RX_ON, EntityId, OtaSettings, ShortAddress
+from firmware_node.node.discovery import search_for
+from firmware_node.terms import EntityId, OtaSettings, ShortAddress
 from firmware_node.wire import ota, zcl, zdo
 
 ENDPOINT = 1  # ours
@@ -64,17 +65,7 @@ class ServerLink:
         interval_ms = self._settings.discovery_interval_s * 1000
         jitter_ms = interval_ms * self._settings.query_jitter_percent // 100
         self.wake_at = now_ms + interval_ms + self._entropy.below(jitter_ms + 1)
-        request = zdo.MatchRequest(
-            self.next_sequence(),
-            BROADCAST_RX_ON,
-            zcl.SMART_ENERGY_PROFILE,
-            (ota.CLUSTER,),
-            (),
-        )
-        payload = zdo.encode_match_request(request)
-        return [
-            SendFrame(Frame(BROADCAST_RX_ON, 0, 0, zdo.PROFILE, zdo.MATCH_DESC_REQ, payload, True))
-        ]
+        return [search_for(ota.CLUSTER, self.next_sequence())]
 
     def on_zdo(self, frame: Frame) -> list[Effect]:
         """Pin the first match; take the EUI-64 of the pinned one."""

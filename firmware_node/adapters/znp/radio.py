@@ -328,21 +328,18 @@ class ZnpRadio:
     async def _join(self, line: Line) -> int:
         """Steering: look for a network that is open, and join it."""
         await self._give_key(line)
-        await self._give_channels(line)
-        await line.request(
-            c.AppConfig.BDBStartCommissioning.Req(Mode=BDBCommissioningMode.NwkSteering),
-            RspStatus=t.Status.SUCCESS,
-        )
-        return await self._settled(STEERING_S)
+        return await self._commission(line, BDBCommissioningMode.NwkSteering, STEERING_S)
 
     async def _form(self, line: Line) -> int:
         """A network of our own, with a network key that the stick draws."""
+        return await self._commission(line, BDBCommissioningMode.NwkFormation, STARTUP_S)
+
+    async def _commission(self, line: Line, mode: Any, limit_s: float) -> int:
         await self._give_channels(line)
         await line.request(
-            c.AppConfig.BDBStartCommissioning.Req(Mode=BDBCommissioningMode.NwkFormation),
-            RspStatus=t.Status.SUCCESS,
+            c.AppConfig.BDBStartCommissioning.Req(Mode=mode), RspStatus=t.Status.SUCCESS
         )
-        return await self._settled(STARTUP_S)
+        return await self._settled(limit_s)
 
     async def _give_channels(self, line: Line) -> None:
         mask = t.Channels.from_channel_list(self._settings.channels)

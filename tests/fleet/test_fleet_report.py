@@ -95,7 +95,7 @@ def test_a_failure_says_why_and_how_to_see_it_again() -> None:
     assert failure is not None and failure.text is not None
     assert failure.get("type") == f"{failed['failed_in']}.{failed['cause']}"
     assert failure.get("message") == failed["words"]
-    assert f"--seed 1 --device {failed['index']}" in failure.text
+    assert f"rig replay 1 --device {failed['index']} --state " in failure.text
     assert failed["to_version"] in failure.text
 
 
@@ -151,7 +151,7 @@ def test_the_page_has_the_numbers_of_the_document() -> None:
         assert f'<td class="number">{message["count"]:,}</td>' in page
     bars = re.findall(r" to [\d.: s]+: (\d+)</title>|longer than [\d.: s]+: (\d+)</title>", page)
     assert sum(int(one or other) for one, other in bars) == results["durations"]["count"]
-    assert "--seed 1" in page
+    assert "rig replay 1 " in page
 
 
 def test_a_run_of_which_nothing_is_known_yet_has_a_page() -> None:

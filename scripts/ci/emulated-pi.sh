@@ -16,8 +16,8 @@ packages=(qemu-system-arm mmdebstrap kmod zstd cpio device-tree-compiler e2fspro
 keep='' options=()
 while [ $# -gt 0 ]; do
     case $1 in
-        --long | --cuts) options+=("$1"); limit_s=3000 ;;
-        --figures) options+=("$1") ;;
+        --long | --cuts) options+=("$1"); limit_s=4500 ;;
+        --figures) options+=("$1"); [ "$limit_s" -gt 1200 ] || limit_s=1200 ;;
         --keep) keep=${2:?--keep needs a folder}; shift ;;
         *) echo "emulated-pi.sh: unknown option $1" >&2; exit 2 ;;
     esac
@@ -150,7 +150,8 @@ if [ ! -f "$work/initrd" ]; then
             install -D "$path" "$early/${path#"$root/"}"
         done
     done
-    cp "$root/lib/modules/$release"/modules.{order,builtin,builtin.modinfo} "$early/lib/modules/$release"
+    cp "$root/lib/modules/$release"/modules.{order,builtin,builtin.modinfo} \
+        "$early/lib/modules/$release"
     depmod -b "$early" "$release"
     cat > "$early/init" <<INIT
 #!/bin/sh

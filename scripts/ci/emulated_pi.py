@@ -19,7 +19,7 @@ from typing import Any
 from emulated_pi_cuts import Cuts
 from emulated_pi_figures import figures
 from emulated_pi_home import HCALCS, HUB, PPMID, Home, parsed, version_of
-from emulated_pi_machine import AGENT, AGENT_UNIT, Machine, ProofFailed, expect, wait
+from emulated_pi_machine import AGENT, AGENT_UNIT, LOOK, Machine, ProofFailed, expect, wait
 
 RELAY, BOOST, JOINED, ASK = 17, 27, 23, 22  # BCM numbers
 CARD_SIZE = 1 << 30  # bytes; a card's size is a power of two
@@ -84,6 +84,7 @@ def make_card(work: Path, run: Path, home: Home) -> None:
     root = work / "root"
     proof = root / "root/proof"
     (proof / "agent").write_text(AGENT)
+    (proof / "look").write_text(LOOK)
     unit = root / "etc/systemd/system/agent.service"
     unit.write_text(AGENT_UNIT)
     drop_in = root / "etc/systemd/system/firmware-node@.service.d/99-emulated.conf"
@@ -138,7 +139,7 @@ class Proof:
         self._pi.run(f"date -s @{time.time():.0f}")
 
     def _status(self, name: str = "hcalcs") -> dict[str, Any]:
-        told = self._pi.run(f"firmware-node status --json --socket {_socket(name)}", code=None)
+        told = self._pi.run(f"python3 -IS /root/proof/look {name}", code=None)
         return parsed(told) if told.startswith("{") else {}
 
     # --- the steps --------------------------------------------------------------------------------
@@ -272,7 +273,8 @@ class Proof:
         wait(is_confirmed, "confirmed")
         outside = self._home.read_version()
         expect(outside == version, f"outside it is {outside}")
-        banks = self._status()["banks"]
+        told = self._pi.run(f"firmware-node banks --json --socket {_socket('hcalcs')}")
+        banks = parsed(told)["banks"]
         states = ", ".join(
             f"{name} {bank['state']} {bank['version']}" for name, bank in banks.items()
         )

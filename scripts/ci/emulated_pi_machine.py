@@ -49,6 +49,17 @@ StandardOutput=tty
 StandardError=tty
 TTYPath=/dev/ttyS1
 """
+# What `firmware-node status --json` prints, in a tenth of the time: for waiting.
+LOOK = """\
+import socket, sys
+line = socket.socket(socket.AF_UNIX)
+try:
+    line.connect(f"/run/firmware-node/{sys.argv[1]}/control.sock")
+except OSError:
+    sys.exit(1)
+line.sendall(b"GET /v1/status HTTP/1.1\\r\\nHost: pi\\r\\nConnection: close\\r\\n\\r\\n")
+print(b"".join(iter(lambda: line.recv(65536), b"")).partition(b"\\r\\n\\r\\n")[2].decode())
+"""
 BOOT_LIMIT_S = 180
 COMMAND_LIMIT_S = 120
 LOOK_S = 0.3

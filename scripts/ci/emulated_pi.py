@@ -37,11 +37,14 @@ manufacturer_signature = "require"
 [keys]
 directory = "credential:keys"
 """
+# Small images are to have points at which a download that was cut goes on.
 _SWITCH = f"""\
 {_DEVICE.format(kind="hcalcs", entity_id=HCALCS)}
 [radio]
 type = "znp"
 path = "/dev/ttyAMA0"
+[activation]
+checkpoint_bytes = 4096
 [gpio.relays.main]
 line = {RELAY}
 [gpio.relays.boost]

@@ -277,7 +277,7 @@ class Proof:
         outside = self._home.read_version()
         expect(outside == version, f"outside it is {outside}")
         told = self._pi.run(f"firmware-node banks --json --socket {_socket('hcalcs')}")
-        banks = parsed(told)["banks"]
+        banks = {name: parsed(told)[name] for name in ("A", "B")}
         states = ", ".join(
             f"{name} {bank['state']} {bank['version']}" for name, bank in banks.items()
         )

@@ -30,6 +30,7 @@ KERNEL = (
 # What answers on the console. It is part of the card.
 AGENT = """\
 stty -echo -onlcr
+printf '\\n<<< here\\n'
 while IFS= read -r line; do
     number=${line%% *}
     printf '\\n<<< %s\\n' "$number"
@@ -118,15 +119,17 @@ class Machine:
         self._pins_file = self._pins.makefile("r", encoding="ascii")
 
     def wait_for_agent(self) -> None:
-        """Until a command is carried out."""
+        """Until the shell on its console says that it is there."""
         end = time.monotonic() + BOOT_LIMIT_S
         while True:
             try:
-                self.run("true", limit_s=5)
+                line = self._lines.get(timeout=1)
+            except queue.Empty:
+                line = ""
+            if line == "<<< here":
                 return
-            except ProofFailed:
-                expect(self._process.poll() is None, "QEMU has ended")
-                expect(time.monotonic() < end, f"no answer {BOOT_LIMIT_S} s after power-up")
+            expect(self._process.poll() is None, "QEMU has ended")
+            expect(time.monotonic() < end, f"no word {BOOT_LIMIT_S} s after power-up")
 
     def run(self, command: str, *, code: int | None = 0, limit_s: float = COMMAND_LIMIT_S) -> str:
         """Carry out a shell command as root in the guest; what it prints.

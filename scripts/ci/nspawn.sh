@@ -4,7 +4,7 @@
 # sticks. Downloads nothing but the wheels.
 set -euo pipefail
 tree=$(cd "$(dirname "$0")/../.." && pwd -P)
-limit_s=240
+limit_s=400
 
 skip() { echo "SKIP: nspawn proof: $*"; exit 0; }
 [ "$(id -u)" = 0 ] || skip "only root can start a container"

@@ -19,10 +19,11 @@ STATE = Path("/var/lib/firmware-node")
 PPMID = "00-DB-12-34-56-78-90-A4"
 HCALCS = "00-DB-12-34-56-78-90-A5"
 PPMID_UNIT, HUB_UNIT = "firmware-node@ppmid.service", "firmware-node@hub.service"
-TIMEOUT_STOP_S = 4
+TIMEOUT_STOP_S = 8
+WATCHDOG_S = 10  # a busy machine has let an idle process wait for more than a second
 PROOF_DROP_IN = f"""
 [Service]
-WatchdogSec=3
+WatchdogSec={WATCHDOG_S}
 RestartSec=100ms
 TimeoutStopSec={TIMEOUT_STOP_S}
 """

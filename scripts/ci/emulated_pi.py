@@ -19,7 +19,8 @@ from typing import Any
 
 from emulated_pi_cuts import Cuts
 from emulated_pi_home import HCALCS, HUB, PPMID, Home, parsed, version_of
-from emulated_pi_machine import AGENT, AGENT_UNIT, LOOK, Machine, ProofFailed, expect, wait
+from emulated_pi_machine import AGENT, AGENT_UNIT, LOOK, Machine
+from proof import ProofFailed, expect, wait
 
 RELAY, BOOST, JOINED, ASK = 17, 27, 23, 22  # BCM numbers
 CARD_SIZE = 1 << 30  # bytes; a card's size is a power of two

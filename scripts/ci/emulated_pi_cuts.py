@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from emulated_pi_home import Home
-from emulated_pi_machine import Machine, expect, wait
+from emulated_pi_machine import Machine
+from proof import expect, wait
 
 # Of each image: shares of the download at which power goes, and seconds after its activation.
 PLAN = (("good", "00000002", (5, 30, 55, 80, 97), (1.0,)), ("newer", "00000008", (50, 90), (4, 15)))

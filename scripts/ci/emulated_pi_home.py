@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from emulated_pi_machine import ProofFailed, expect, wait
+from proof import ProofFailed, expect, wait
 
 from firmware_node.adapters import control_client
 from firmware_node.errors import FirmwareNodeError

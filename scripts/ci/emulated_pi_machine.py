@@ -14,8 +14,9 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
+
+from proof import ProofFailed, expect
 
 # Registers of the GPIO block; 32 bits each (BCM2835 ARM Peripherals, 6.1).
 GPIO = 0x3F200000
@@ -63,25 +64,6 @@ print(b"".join(iter(lambda: line.recv(65536), b"")).partition(b"\\r\\n\\r\\n")[2
 """
 BOOT_LIMIT_S = 180
 COMMAND_LIMIT_S = 120
-LOOK_S = 0.3
-
-
-class ProofFailed(Exception):
-    """A step found something other than it should."""
-
-
-def expect(holds: object, what: str) -> None:
-    """``assert`` that no -O takes away."""
-    if not holds:
-        raise ProofFailed(what)
-
-
-def wait(holds: Callable[[], object], what: str, limit_s: float = 60) -> None:
-    """Look until it holds."""
-    end = time.monotonic() + limit_s
-    while not holds():
-        expect(time.monotonic() < end, f"waited {limit_s:.0f} s in vain: {what}")
-        time.sleep(LOOK_S)
 
 
 class Machine:

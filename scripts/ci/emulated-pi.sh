@@ -2,9 +2,9 @@
 # Proves the device on an emulated Raspberry Pi 3: Debian 12 for arm64 with a real kernel, a real
 # PL011 and real GPIO lines, our software put in by scripts/install.sh. Its UART leads to a virtual
 # stick on this machine, where the hub is; its pins are read from outside. emulated_pi.py has the
-# steps. --long adds power cuts during updates (--cuts: those alone), --figures what the daemon
-# costs there.
-#   scripts/ci/emulated-pi.sh [--long | --cuts] [--figures] [--keep DIR]
+# steps. --long adds power cuts during updates (--cuts: those alone); --figures only measures what
+# the daemon costs there, for scripts/bench pi.
+#   scripts/ci/emulated-pi.sh [--long | --cuts | --figures FILE] [--keep DIR]
 # With --keep what is made once (tree, wheels, kernel, card) stays in DIR and is used again.
 set -euo pipefail
 tree=$(cd "$(dirname "$0")/../.." && pwd -P)
@@ -16,8 +16,8 @@ packages=(qemu-system-arm mmdebstrap kmod zstd cpio device-tree-compiler e2fspro
 keep='' options=()
 while [ $# -gt 0 ]; do
     case $1 in
-        --long | --cuts) options+=("$1"); limit_s=3000 ;;
-        --figures) options+=("$1") ;;
+        --long | --cuts) options+=("$1"); limit_s=4500 ;;
+        --figures) options+=("$1" "${2:?--figures needs a file}"); shift; limit_s=1200 ;;
         --keep) keep=${2:?--keep needs a folder}; shift ;;
         *) echo "emulated-pi.sh: unknown option $1" >&2; exit 2 ;;
     esac
@@ -150,7 +150,8 @@ if [ ! -f "$work/initrd" ]; then
             install -D "$path" "$early/${path#"$root/"}"
         done
     done
-    cp "$root/lib/modules/$release"/modules.{order,builtin,builtin.modinfo} "$early/lib/modules/$release"
+    cp "$root/lib/modules/$release"/modules.{order,builtin,builtin.modinfo} \
+        "$early/lib/modules/$release"
     depmod -b "$early" "$release"
     cat > "$early/init" <<INIT
 #!/bin/sh

@@ -7,6 +7,7 @@ looks at the pins. The first step that fails ends it.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import signal
 import subprocess
@@ -17,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from emulated_pi_cuts import Cuts
-from emulated_pi_figures import figures
 from emulated_pi_home import HCALCS, HUB, PPMID, Home, parsed, version_of
-from emulated_pi_machine import AGENT, AGENT_UNIT, Machine, ProofFailed, expect, wait
+from emulated_pi_machine import AGENT, AGENT_UNIT, LOOK, Machine
+from proof import ProofFailed, expect, wait
 
 RELAY, BOOST, JOINED, ASK = 17, 27, 23, 22  # BCM numbers
 CARD_SIZE = 1 << 30  # bytes; a card's size is a power of two
@@ -37,11 +38,14 @@ manufacturer_signature = "require"
 [keys]
 directory = "credential:keys"
 """
+# Small images are to have points at which a download that was cut goes on.
 _SWITCH = f"""\
 {_DEVICE.format(kind="hcalcs", entity_id=HCALCS)}
 [radio]
 type = "znp"
 path = "/dev/ttyAMA0"
+[activation]
+checkpoint_bytes = 4096
 [gpio.relays.main]
 line = {RELAY}
 [gpio.relays.boost]
@@ -84,6 +88,7 @@ def make_card(work: Path, run: Path, home: Home) -> None:
     root = work / "root"
     proof = root / "root/proof"
     (proof / "agent").write_text(AGENT)
+    (proof / "look").write_text(LOOK)
     unit = root / "etc/systemd/system/agent.service"
     unit.write_text(AGENT_UNIT)
     drop_in = root / "etc/systemd/system/firmware-node@.service.d/99-emulated.conf"
@@ -138,7 +143,7 @@ class Proof:
         self._pi.run(f"date -s @{time.time():.0f}")
 
     def _status(self, name: str = "hcalcs") -> dict[str, Any]:
-        told = self._pi.run(f"firmware-node status --json --socket {_socket(name)}", code=None)
+        told = self._pi.run(f"python3 -IS /root/proof/look {name}", code=None)
         return parsed(told) if told.startswith("{") else {}
 
     # --- the steps --------------------------------------------------------------------------------
@@ -160,7 +165,7 @@ class Proof:
 
     def it_joins_the_network_of_the_hub_outside(self) -> str:
         """As it says, as the hub says, and as its lamp says."""
-        wait(lambda: self._status().get("network", {}).get("joined"), "joined")
+        self._wait_joined()
         wait(lambda: (self._status().get("switch") or {}).get("esme") is not None, "an ESME")
         wait(lambda: self._pi.level(JOINED) == 1, "the lamp")
         address = self._status()["network"]["short_address"]
@@ -217,7 +222,7 @@ class Proof:
     def a_button_is_pressed_from_outside(self) -> str:
         """Of a PPMID beside the switch, in a home of its own on the virtual air."""
         self._pi.run("systemctl start firmware-node@hub firmware-node@ppmid", limit_s=START_LIMIT_S)
-        wait(lambda: self._status("ppmid").get("network", {}).get("joined"), "joined")
+        self._wait_joined("ppmid")
         pressed = "journalctl -q --no-pager -u firmware-node@ppmid -g 'button ask'"
         expect(not self._pi.run(pressed, code=None), "pressed before anybody did")
         self._pi.drive(ASK, 1)
@@ -253,6 +258,9 @@ class Proof:
         found = self._pi.level(RELAY), self._pi.level(BOOST)
         expect(found == (int(on), int(not on)), f"GPIO {RELAY} and {BOOST} are {found}")
 
+    def _wait_joined(self, name: str = "hcalcs") -> None:
+        wait(lambda: self._status(name).get("network", {}).get("joined"), "joined")
+
     def _running(self) -> str:
         return version_of(self._status())
 
@@ -272,7 +280,8 @@ class Proof:
         wait(is_confirmed, "confirmed")
         outside = self._home.read_version()
         expect(outside == version, f"outside it is {outside}")
-        banks = self._status()["banks"]
+        told = self._pi.run(f"firmware-node banks --json --socket {_socket('hcalcs')}")
+        banks = {name: parsed(told)[name] for name in ("A", "B")}
         states = ", ".join(
             f"{name} {bank['state']} {bank['version']}" for name, bank in banks.items()
         )
@@ -303,20 +312,19 @@ class Proof:
         )
         return told.splitlines()[-1]
 
-    def figures(self) -> Iterator[str]:
-        """With what is in the machine's page cache by now."""
-
-        def restarted(unit: str) -> tuple[float, int]:
-            self._pi.run("systemctl start firmware-node@hub", limit_s=START_LIMIT_S)
-            self._pi.run(f"systemctl restart {unit}", limit_s=START_LIMIT_S)
-            name = unit.partition("@")[2]
-            wait(lambda: self._status(name).get("network", {}).get("joined"), "joined")
-            measured = self._measured(unit)
-            self._pi.run(f"systemctl stop {unit} firmware-node@hub")
-            return measured
-
-        for figure in figures(restarted):
-            yield figure.line()
+    def figures(self) -> dict[str, dict[str, float]]:
+        """Of each unit's second start, with its files in the machine's page cache."""
+        self._boot()
+        self._home.plug_in()
+        found = {}
+        for unit, others in ((UNIT, ""), ("firmware-node@ppmid", "firmware-node@hub")):
+            for _ in range(2):
+                self._pi.run(f"systemctl start {others} {unit}", limit_s=START_LIMIT_S)
+                self._wait_joined(unit.partition("@")[2])
+                seconds, rss = self._measured(unit)
+                self._pi.run(f"systemctl stop {unit} {others}")
+            found[unit] = {"start_to_ready.seconds": seconds, "rss.bytes": float(rss)}
+        return found
 
     def cuts(self) -> Iterator[str]:
         """The long part, on a card that stays."""
@@ -362,7 +370,7 @@ def main() -> int:
     """All steps, until one fails; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--figures", action="store_true")
+    parser.add_argument("--figures", type=Path, help="what the daemon costs there, alone: as JSON")
     parser.add_argument("--long", action="store_true", help="and the power cuts")
     parser.add_argument("--cuts", action="store_true", help="the power cuts alone")
     args = parser.parse_args()
@@ -379,14 +387,13 @@ def main() -> int:
         make_card(work, run, home)
         home.start_hub()
         print(f"emulated Pi: {name} ({time.monotonic() - began:.1f} s)")
-        for step in () if args.cuts else STEPS:
+        for step in () if args.cuts or args.figures else STEPS:
             began, name = time.monotonic(), step.__name__.replace("_", " ")
             told = step(proof)
             print(f"emulated Pi: {name} ({time.monotonic() - began:.1f} s){told and ': ' + told}")
         if args.figures:
             name = "figures"
-            for told in proof.figures():
-                print(f"emulated Pi: {told}")
+            args.figures.write_text(json.dumps(proof.figures()))
         if args.long or args.cuts:
             name, began = "power cuts", time.monotonic()
             for told in proof.cuts():

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from emulated_pi_home import Home
-from emulated_pi_machine import Machine, expect, wait
+from emulated_pi_machine import Machine
+from proof import expect, wait
 
 # Of each image: shares of the download at which power goes, and seconds after its activation.
 PLAN = (("good", "00000002", (5, 30, 55, 80, 97), (1.0,)), ("newer", "00000008", (50, 90), (4, 15)))
@@ -42,13 +43,12 @@ class Cuts:
             known[version] = self._home.sha256(name)
             update = self._home.begin(name)
             for share in shares:
-                wait(lambda: update.share >= share or update.ended, f"{share} % of {name}", 240)  # noqa: B023
+                update.wait_for(share)
                 expect(not update.ended, f"the download of {name} ended before {share} %")
                 machine = self._cut(machine)
                 count += 1
                 yield f"cut {count}, {update.share} % of {name}: {self._found(known)}"
-            wait(lambda: update.ended, f"{name} is verified", 240)  # noqa: B023
-            update.check()
+            update.wait_for_end()
             for delay_s in delays:
                 if self._running() != version:
                     self._home.activate(name, wait_for_it=False)
@@ -58,7 +58,7 @@ class Cuts:
                 yield f"cut {count}, {delay_s} s after {name} was activated: {self._found(known)}"
             if self._running() != version:
                 self._home.activate(name)
-            wait(lambda: self._is_confirmed(version), f"{name} is confirmed", 120)  # noqa: B023
+            self._wait_until_confirmed(version)
             outside = self._home.read_version()
             expect(outside == version, f"outside it is {outside}")
             yield f"{name} runs, confirmed; outside: {outside}"
@@ -83,9 +83,10 @@ class Cuts:
         status = self._status()
         return str(status["banks"][status["running_bank"]]["version"])
 
-    def _is_confirmed(self, version: str) -> bool:
-        status = self._status()
-        if not status:
-            return False
-        bank = status["banks"][status["running_bank"]]
-        return (bank["state"], bank["version"]) == ("confirmed", version)
+    def _wait_until_confirmed(self, version: str) -> None:
+        def is_confirmed() -> bool:
+            status = self._status()
+            bank = status["banks"][status["running_bank"]] if status else {}
+            return (bank.get("state"), bank.get("version")) == ("confirmed", version)
+
+        wait(is_confirmed, f"{version} is confirmed", 120)

@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from emulated_pi_machine import ProofFailed, expect, wait
+from proof import ProofFailed, expect, wait
 
 from firmware_node.adapters import control_client
 from firmware_node.errors import FirmwareNodeError
@@ -22,7 +22,7 @@ NODE = str(Path(sys.executable).with_name("firmware-node"))
 HUB = "00-DB-12-34-56-78-90-A2"
 PPMID = "00-DB-12-34-56-78-90-A4"
 HCALCS = "00-DB-12-34-56-78-90-A5"
-IMAGE_SIZE = 16_000  # bytes of the manufacturer image; some 320 blocks
+IMAGE_SIZE = 10_000  # bytes of the manufacturer image; some 200 blocks
 UPDATE_LIMIT_S = 240
 _HUB = """\
 [hub]
@@ -85,8 +85,13 @@ class Update(threading.Thread):
             self._error = str(error)
         self.ended = True
 
-    def check(self) -> None:
+    def wait_for(self, share: int) -> None:
+        """Until so much is served, or it is over."""
+        wait(lambda: self.share >= share or self.ended, f"{share} % served", UPDATE_LIMIT_S)
+
+    def wait_for_end(self) -> None:
         """It must have ended well."""
+        wait(lambda: self.ended, "the image is verified", UPDATE_LIMIT_S)
         result = self._last.get("result", self._error)
         expect(result == "ok", f"the distribution: {result}")
 

@@ -35,11 +35,9 @@ from nspawn_system import (
     STATE,
     TIMEOUT_STOP_S,
     TREE,
-    ProofFailed,
     StepSkipped,
     device_configuration,
     events,
-    expect,
     is_running,
     journal,
     main_pid,
@@ -47,8 +45,8 @@ from nspawn_system import (
     shown,
     status,
     update,
-    wait,
 )
+from proof import ProofFailed, expect, wait
 
 CURRENT = Path("/opt/firmware-node/current")
 HCALCS_UNIT = "firmware-node@hcalcs.service"

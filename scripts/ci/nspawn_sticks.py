@@ -31,7 +31,6 @@ from nspawn_system import (
     StepSkipped,
     device_configuration,
     events,
-    expect,
     is_running,
     journal,
     main_pid,
@@ -39,8 +38,8 @@ from nspawn_system import (
     shown,
     status,
     update,
-    wait,
 )
+from proof import expect, wait
 
 STICKS = Path("/run/sticks")
 FAKES = Path("/usr/local/lib/proof")

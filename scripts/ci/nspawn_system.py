@@ -7,10 +7,10 @@ import json
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from proof import expect
 
 TREE, OUT = Path(sys.argv[1]), Path(sys.argv[2])
 NODE = "/usr/local/bin/firmware-node"
@@ -54,18 +54,8 @@ activate_delay_ms = 200
 """
 
 
-class ProofFailed(Exception):
-    """A step found something other than it should."""
-
-
 class StepSkipped(Exception):
     """The machine lacks what a step needs; says what."""
-
-
-def expect(holds: object, what: str) -> None:
-    """``assert`` that no -O takes away."""
-    if not holds:
-        raise ProofFailed(what)
 
 
 def run(*command: str, code: int = 0, limit_s: int = 60) -> str:
@@ -74,14 +64,6 @@ def run(*command: str, code: int = 0, limit_s: int = 60) -> str:
     text = done.stdout + done.stderr
     expect(done.returncode == code, f"{' '.join(command)}: exit {done.returncode}: {text}")
     return text
-
-
-def wait(holds: Callable[[], object], what: str, limit_s: float = 20) -> None:
-    """Look until it holds."""
-    end = time.monotonic() + limit_s
-    while not holds():
-        expect(time.monotonic() < end, f"waited {limit_s} s in vain: {what}")
-        time.sleep(0.02)
 
 
 def shown(unit: str, name: str) -> str:

@@ -85,7 +85,7 @@ class Kept:
     records: Mapping[str, bytes]
     ratchet: tuple[int, ...]
     banks: tuple[tuple[bytes, ...], ...]  # pages of A and B, without the zeros at their ends
-    counter_ms: int  # of the time at which it was kept
+    at_ms: int  # when it was kept
 
 
 class _Drifting:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from firmware_node import __version__
+from firmware_node import __version__, cli_fleet
 from firmware_node.errors import (
     ConfigError,
     DecodeError,
@@ -190,6 +190,9 @@ def _parser() -> argparse.ArgumentParser:
     replay = _verb(rig, "replay", _rig_replay, "the run of one seed: what it draws, how it went")
     replay.add_argument("seed", type=int)
     replay.add_argument("--json", action="store_true")
+    replay.add_argument("--device", metavar="ID", help="of a fleet's run: this device's home alone")
+    replay.add_argument("--state", type=Path, metavar="DIR", help="that run's folder")
+    cli_fleet.add_verbs(verbs)
     config = _group(verbs, "config", "check a configuration, or tell what one may hold")
     check = _verb(config, "check", _config_check, "read a device's or hub's configuration")
     check.add_argument("file", type=Path)
@@ -555,6 +558,8 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _rig_replay(args: argparse.Namespace) -> int:
+    if args.device is not None:
+        return cli_fleet.replay(args)
     from firmware_node.replay import SetUp, run_replay
 
     return run_replay(args.seed, SetUp(), args.json)

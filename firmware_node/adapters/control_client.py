@@ -5,6 +5,7 @@ Apart from the server, so that a daemon does not carry the standard library's HT
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -33,7 +34,11 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def call(
-    path: Path, method: str, target: str, body: bytes | None = None, timeout_s: float | None = 30
+    path: Path,
+    method: str,
+    target: str,
+    body: bytes | None = None,
+    timeout_s: float | None = 30,
 ) -> Iterator[Document]:
     """The documents a daemon answers; the iterator follows a stream.
 
@@ -41,9 +46,37 @@ def call(
         EnvironmentFailure: nobody answers at ``path``, or not to the end, or somebody else.
         FirmwareNodeError: the daemon refuses; its one line.
     """
+    with _answer(path, method, target, body, timeout_s, "application/octet-stream") as response:
+        rest = b""
+        # Iterating over the response would take a stream that broke off for one that ended.
+        while data := response.read1(65536):
+            *lines, rest = (rest + data).split(b"\n")
+            for line in filter(None, lines):
+                yield _document(path, line)
+
+
+def ask(
+    path: Path, method: str, target: str, body: Document | None = None, timeout_s: float = 60
+) -> Document:
+    """The one document that a fleet's run answers; raises like ``call``."""
+    octets = None if body is None else json.dumps(body).encode()
+    with _answer(path, method, target, octets, timeout_s, "application/json") as response:
+        return _document(path, response.read())
+
+
+@contextlib.contextmanager
+def _answer(
+    path: Path,
+    method: str,
+    target: str,
+    body: bytes | None,
+    timeout_s: float | None,
+    content_type: str,
+) -> Iterator[http.client.HTTPResponse]:
     connection = _UnixConnection(path, timeout_s)
     try:
-        connection.request(method, target, body=body)
+        headers = {} if body is None else {"Content-Type": content_type}
+        connection.request(method, target, body=body, headers=headers)
         response = connection.getresponse()
         if response.status != 200:
             try:
@@ -54,12 +87,7 @@ def call(
                 raise FirmwareNodeError(text)
             other = "; is it another daemon's socket?" if response.status == 404 else ""
             raise EnvironmentFailure(f"{path}: {text}{other}")
-        rest = b""
-        # Iterating over the response would take a stream that broke off for one that ended.
-        while data := response.read1(65536):
-            *lines, rest = (rest + data).split(b"\n")
-            for line in filter(None, lines):
-                yield _document(path, line)
+        yield response
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or error
         raise EnvironmentFailure(f"{path}: no daemon answers ({reason})") from error

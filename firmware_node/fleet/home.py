@@ -129,7 +129,9 @@ class FleetHome:
         begin_ms: int = 0,
         kept: Mapping[int, Kept] | None = None,
         absent: frozenset[int] = frozenset(),
+        tells_all: bool = False,
     ) -> None:
+        self._tells_all = tells_all
         self._plan = plan
         self._stock = stock
         self._index = home
@@ -414,7 +416,7 @@ class FleetHome:
 
     def _on_note(self, who: EntityId | None, note: Notify) -> None:
         if who is not None:
-            if note.name in TOLD:
+            if self._tells_all or note.name in TOLD:
                 self._tell(self._by_entity[who], note.name, note.fields)
         elif note.name == "device_announced":
             place = self._by_entity[EntityId.parse(str(note.fields["entity_id"]))]

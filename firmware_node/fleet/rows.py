@@ -118,6 +118,7 @@ class Rows:
             for home in range(shape.first_index, shape.first_index + shape.homes)
             for member in shape.members_of(home)
         ]
+        self._changed: set[int] = set()
         self.messages: dict[MessageKind, int] = {}
         self.faults: dict[str, int] = {}
 
@@ -130,12 +131,18 @@ class Rows:
     def __iter__(self) -> Iterator[Row]:
         return iter(self._rows)
 
+    def take_changed(self) -> set[int]:
+        """The members whose rows changed since this was last asked."""
+        changed, self._changed = self._changed, set()
+        return changed
+
     def version_of(self, row: Row) -> int:
         """The version that a member runs; one that has not spoken yet is as it was made."""
         return row.version or self._factory_version
 
     def apply(self, event: Event) -> Row:
         """Fold an event; the row that it changed."""
+        self._changed.add(event.member)
         row = self._rows[event.member]
         apply(row, event)
         if event.name == "message":
@@ -148,6 +155,7 @@ class Rows:
 
     def offer(self, index: int, wave: Wave, image: ImageSpec, now_ms: int) -> Row:
         """An image is offered to a member: what is known of an earlier one is over."""
+        self._changed.add(index)
         row = self._rows[index]
         row.wave, row.image = wave.name, image.name
         row.from_version, row.to_version = self.version_of(row), image.version
@@ -166,6 +174,7 @@ class Rows:
 
     def skip(self, index: int, wave: Wave, image: ImageSpec, cause: str) -> Row:
         """A member is in a wave and gets nothing."""
+        self._changed.add(index)
         row = self._rows[index]
         row.wave, row.image = wave.name, image.name
         row.from_version, row.to_version = self.version_of(row), image.version
@@ -175,6 +184,7 @@ class Rows:
 
     def end(self, index: int, cause: str, now_ms: int) -> Row:
         """A member's upgrade counts as failed, whatever comes of it."""
+        self._changed.add(index)
         row = self._rows[index]
         _fail(row, now_ms, cause, own=True)
         return row

@@ -223,7 +223,7 @@ def _plan(results: Document) -> str:
     rows = "".join(
         f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in facts.items()
     )
-    again = escape(REPLAY.format(seed=results["seed"], index="INDEX"))
+    again = escape(REPLAY.format(seed=results["seed"], index="INDEX", plan=results["plan"]))
     return (
         f'<dl class="facts">{rows}</dl><p>The same plan with the same seed gives the same run, '
         f"octet by octet. One device again: <code>{again}</code></p>"

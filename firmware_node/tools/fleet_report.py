@@ -17,7 +17,7 @@ from typing import Any, Final
 Document = Mapping[str, Any]
 
 # How one device's life is looked at again; the last ones are filled in.
-REPLAY: Final = "firmware-node fleet replay PLAN.toml --seed {seed} --device {index}"
+REPLAY: Final = "firmware-node rig replay {seed} --device {index} --state fleet-{plan}"
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _NO_OUTCOME: Final = "no outcome when the run ended"
 _NOT_BEGUN: Final = {
@@ -137,7 +137,7 @@ def _sum_up(suite: ET.Element) -> None:
 
 def replay(results: Document, index: int) -> str:
     """The command that shows one device's life again."""
-    return REPLAY.format(seed=results["seed"], index=index)
+    return REPLAY.format(seed=results["seed"], index=index, plan=results["plan"])
 
 
 def _moment(results: Document, at_ms: int) -> str:

@@ -21,6 +21,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Final
 
 from aiohttp import web
@@ -63,18 +64,25 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class FleetWeb:
-    """Serves one fleet on one address.
+    """Serves one fleet on one address, or on a Unix ``socket`` of its owner alone.
 
     Raises:
         ConfigError: see ``Guard``.
     """
 
     def __init__(
-        self, backend: FleetBackend, *, host: str = "127.0.0.1", port: int = 0, token: str | None
+        self,
+        backend: FleetBackend,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        token: str | None = None,
+        socket: Path | None = None,
     ) -> None:
         self._backend = backend
         self._host = host
         self._port = port
+        self._socket = socket
         self._guard = Guard(host, token)
         self._metrics = FleetMetrics(backend.snapshot)
         self._run = secrets.token_hex(4)  # so that a browser notices that another run answers
@@ -107,12 +115,19 @@ class FleetWeb:
         )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=2 * INTERVAL_S)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._host, self._port)
+        site: web.BaseSite = web.TCPSite(self._runner, self._host, self._port)
+        if self._socket is not None:
+            self._socket.unlink(missing_ok=True)
+            site = web.UnixSite(self._runner, self._socket)
         try:
             await site.start()
         except OSError as error:
             await self._runner.cleanup()
-            raise EnvironmentFailure(f"{self._host}:{self._port}: {error.strerror}") from error
+            where = self._socket or f"{self._host}:{self._port}"
+            raise EnvironmentFailure(f"{where}: {error.strerror or error}") from error
+        if self._socket is not None:
+            self._socket.chmod(0o600)
+            return str(self._socket)
         port = self._runner.addresses[0][1]
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{port}/"
@@ -123,6 +138,8 @@ class FleetWeb:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+            if self._socket is not None:
+                self._socket.unlink(missing_ok=True)
 
     # --- every request ----------------------------------------------------------------------------
 

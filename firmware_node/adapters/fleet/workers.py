@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import signal
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
@@ -30,7 +29,7 @@ class Workers:
     """``count`` processes; a context manager that leaves none behind.
 
     Raises:
-        EnvironmentFailure: a worker died, or could not do what it was asked; then none goes on.
+        EnvironmentFailure: a worker ended that was not told to; then none goes on.
     """
 
     def __init__(
@@ -150,12 +149,11 @@ class Workers:
         pipe = self._pipes[number]
         try:
             pipe.send((what, args))
-            good, answer = pipe.recv()
+            return pipe.recv()
         except (EOFError, OSError) as error:
-            raise EnvironmentFailure(f"fleet: worker {number} is gone ({error!r})") from error
-        if not good:
-            raise EnvironmentFailure(f"fleet: worker {number} failed:\n{answer}")
-        return answer
+            self._processes[number].join(STOP_S)
+            code = self._processes[number].exitcode
+            raise EnvironmentFailure(f"fleet: worker {number} ended, exit code {code}") from error
 
 
 def _order_of(event: Event) -> tuple[int, int]:
@@ -171,7 +169,10 @@ def _work(
     kept: Mapping[int, Kept],
     absent: frozenset[int],
 ) -> None:
-    """A worker: a shard that does what its pipe says, until it is told to end or nobody is there."""
+    """A worker: a shard that does what its pipe says, until that ends or nobody is there.
+
+    What a shard raises is a mistake of ours: it ends the worker, and with it the run.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run decides what an interrupt means
     shard: Shard | None = None
     verbs: dict[str, Callable[..., object]] = {}
@@ -182,15 +183,11 @@ def _work(
             return
         if what == "end":
             return
-        try:
-            if shard is None:
-                stock = Stock(plan, files)
-                shard = Shard(plan, stock, homes, begin_ms=begin_ms, kept=kept, absent=absent)
-                verbs = _verbs(shard)
-            answer = (True, verbs[what](*args))
-        except Exception:  # told to the run, which ends it all
-            answer = (False, traceback.format_exc())
-        pipe.send(answer)
+        if shard is None:
+            stock = Stock(plan, files)
+            shard = Shard(plan, stock, homes, begin_ms=begin_ms, kept=kept, absent=absent)
+            verbs = _verbs(shard)
+        pipe.send(verbs[what](*args))
 
 
 def _verbs(shard: Shard) -> dict[str, Callable[..., object]]:

@@ -1,0 +1,529 @@
+"""``fleet``: many devices from one command; arguments, files, and what is printed.
+
+A run has a folder of its own, ``fleet-NAME`` where it was started unless ``--state`` names another:
+its journal, its report, and while it runs the socket that the other commands speak to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from firmware_node.errors import ConfigError, EnvironmentFailure
+
+if TYPE_CHECKING:
+    from firmware_node.adapters.fleet.journal import Journal
+    from firmware_node.adapters.fleet.run import FleetRun
+    from firmware_node.fleet.campaign import Campaign
+    from firmware_node.fleet.terms import Member, Plan
+
+JOURNAL: Final = "journal.sqlite"
+SOCKET: Final = "control.sock"
+REPORTS: Final = ("results.json", "junit.xml", "report.html")
+PLAN_MAX: Final = 1024 * 1024  # bytes; a plan is a few pages
+WEB: Final = "127.0.0.1:0"
+CUT_FOR: Final = "60s"
+_OVERRIDES: Final = ("homes", "devices", "first_index", "seed", "start_jitter", "max_concurrent")
+EVENTS_SHOWN: Final = 30
+_NO_EXTRA: Final = "pip install 'firmware-node[fleet]'"
+
+
+def add_verbs(verbs: Any) -> None:
+    """Declare ``fleet`` and what is under it."""
+    from firmware_node.cli import _group, _verb
+
+    fleet = _group(verbs, "fleet", "many homes at once: campaigns, their views and reports")
+    run = _verb(fleet, "run", _run, "run the campaign of a plan over its fleet")
+    run.add_argument("plan", type=Path, metavar="PLAN", help="TOML; see examples/rollout.toml")
+    run.add_argument("--homes", type=int, metavar="N")
+    run.add_argument("--devices", metavar="TYPE=N,...", help="of each home: ppmid=1,hcalcs=1")
+    run.add_argument("--first-index", type=int, metavar="N", help="of the homes, and so of the ids")
+    run.add_argument("--seed", type=int, metavar="N")
+    run.add_argument("--start-jitter", metavar="TIME", help="devices are switched on within it")
+    run.add_argument("--max-concurrent", type=int, metavar="N", help="upgrades at once, each wave")
+    run.add_argument("--stop-after", metavar="TIME", help="of virtual time: 90s, 30m, 2h, 1d")
+    run.add_argument(
+        "--speed", type=float, default=0.0, metavar="X", help="times real time; 0: all there is"
+    )
+    run.add_argument("--shards", type=int, metavar="N", help="processes; default: the processors")
+    run.add_argument("--state", type=Path, metavar="DIR", help="default: fleet-NAME")
+    run.add_argument("--resume", action="store_true", help="go on where the run was cut off")
+    run.add_argument("--fresh", action="store_true", help="throw away a run that was cut off")
+    run.add_argument(
+        "--web", default=WEB, metavar="[HOST:]PORT", help="the page; default: a free port, loopback"
+    )
+    run.add_argument("--metrics", type=int, metavar="PORT", help="the page and /metrics, loopback")
+    run.add_argument("--no-web", action="store_true")
+    run.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="needed where others can reach the page"
+    )
+    run.add_argument("--json", action="store_true", help="the results, and nothing else")
+
+    report = _verb(fleet, "report", _report, "write the reports of a run again, or print one")
+    _state(report)
+    report.add_argument("--print", choices=["json", "junit", "html"], dest="form")
+    report.add_argument("--json", action="store_const", const="json", dest="form")
+
+    listed = _verb(fleet, "list", _list, "the devices of a run that goes on")
+    _state(listed)
+    listed.add_argument("--phase", help="only these: failed, downloading, ...")
+    listed.add_argument("--json", action="store_true")
+    show = _verb(fleet, "show", _show, "one device: banks, events, last failure")
+    _member(show)
+    for name, text in (
+        ("cut", "take a device's supply away for a while"),
+        ("pause", "switch a device off"),
+        ("resume", "switch a paused device on again"),
+        ("remove", "take a device out of its home"),
+        ("add", "bring a removed device back"),
+        ("query", "have a device ask its hub for an image"),
+    ):
+        verb = _verb(fleet, name, _order, text)
+        verb.set_defaults(order=name)
+        _member(verb)
+        if name == "cut":
+            verb.add_argument("--for", default=CUT_FOR, dest="length", metavar="TIME")
+    campaign = _verb(fleet, "campaign", _campaign, "pause, go on with, or stop the campaign")
+    campaign.add_argument("action", choices=["start", "pause", "stop"])
+    _state(campaign)
+    campaign.add_argument("--json", action="store_true")
+
+
+def _state(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--state", type=Path, metavar="DIR", help="default: the only fleet-NAME here"
+    )
+
+
+def _member(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("device", help="entity id, or its number in the fleet")
+    _state(parser)
+    parser.add_argument("--json", action="store_true")
+
+
+# --- run ------------------------------------------------------------------------------------------
+
+
+def _run(args: argparse.Namespace) -> int:
+    from firmware_node.adapters.fleet.journal import Journal
+    from firmware_node.fleet.campaign import Campaign
+
+    if args.speed < 0:
+        raise ConfigError(f"--speed: expected 0 or more, found {args.speed}")
+    text = _read_plan(args.plan)
+    plan = _plan(text, args.plan, vars(args))
+    folder = args.state or Path(f"fleet-{plan.name}")
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        path = folder / JOURNAL
+        about = {"plan": text, "options": json.dumps(_options(args)), "where": str(args.plan)}
+        if args.resume:
+            journal = Journal.open(path)
+            plan, campaign = _stored(journal)
+        else:
+            _refuse_to_overwrite(path, args.fresh)
+            for name in REPORTS:
+                (folder / name).unlink(missing_ok=True)
+            journal = Journal.create(path, about)
+            campaign = Campaign(plan)
+        with contextlib.closing(journal):
+            return _carry_out(args, folder, plan, campaign, journal)
+
+
+def _carry_out(
+    args: argparse.Namespace, folder: Path, plan: Plan, campaign: Campaign, journal: Journal
+) -> int:
+    from firmware_node.adapters.fleet.lines import view_of
+    from firmware_node.adapters.fleet.run import FleetRun
+    from firmware_node.adapters.fleet.workers import Workers
+
+    begin_ms = journal.now_ms
+    resumed = campaign.state != "ready"
+    if resumed and journal.about()["state"] != "running":
+        raise ConfigError(f"{folder}: that run is over; --fresh begins another")
+    orders = []
+    if resumed:
+        campaign.run_to(begin_ms)
+        orders = campaign.reoffer(begin_ms)
+        journal.put_life(begin_ms)
+    files = _image_files(plan, Path(journal.about()["where"]).parent)
+    out = sys.stderr if args.json else sys.stdout
+    workers = Workers(
+        plan,
+        args.shards or os.cpu_count() or 1,
+        files=files,
+        begin_ms=begin_ms,
+        kept=journal.kept() if resumed else None,
+        absent=journal.held(),
+    )
+    with workers:
+        run = FleetRun(
+            plan,
+            workers,
+            campaign,
+            journal,
+            view_of(out),
+            speed=args.speed,
+            stop_at_ms=_stop_at(args.stop_after),
+            now_ms=begin_ms,
+        )
+        ended = asyncio.run(_with_views(args, folder, run, orders))
+    results = _write_reports(folder, plan, campaign, run.now_ms)
+    totals = results["totals"]
+    if args.json:
+        print(json.dumps(results))
+    else:
+        print(_last_words(folder, ended, results))
+    if ended == "left":
+        return 130
+    return 0 if ended == "done" and not totals["failed"] else 1
+
+
+async def _with_views(
+    args: argparse.Namespace, folder: Path, run: FleetRun, orders: list[Any]
+) -> str:
+    """The run, with its page and its socket, until it ends or is interrupted."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, run.stop)
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            from firmware_node.adapters.fleet.run import Backend
+            from firmware_node.adapters.fleet.web import FleetWeb
+        except ImportError as error:
+            print(f"no page and no commands: {error} ({_NO_EXTRA})", file=sys.stderr)
+        else:
+            backend = Backend(run)
+            control = FleetWeb(backend, socket=folder / SOCKET)
+            await control.open()
+            stack.push_async_callback(control.close)
+            if not args.no_web:
+                host, port = _address(args)
+                page = FleetWeb(backend, host=host, port=port, token=_token(args.token_file))
+                url = await page.open()
+                stack.push_async_callback(page.close)
+                print(f"page: {url}", file=sys.stderr, flush=True)
+        return await run.run(orders)
+
+
+def _last_words(folder: Path, ended: str, results: Mapping[str, Any]) -> str:
+    totals = results["totals"]
+    said = {
+        "done": "the campaign is over",
+        "stopped": f"the campaign was stopped: {results['reason']}",
+        "limit": "the time is over",
+        "left": f"left as it stands; go on with: firmware-node fleet run {folder} --resume",
+    }[ended]
+    counts = ", ".join(f"{totals[name]} {name.replace('_', ' ')}" for name in totals)
+    return f"{said}\n{counts}\nreport: {folder / 'report.html'}"
+
+
+# --- a run's folder -------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One run at a time in a folder."""
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise EnvironmentFailure(f"{folder}: a run goes on there") from error
+        yield
+
+
+def _refuse_to_overwrite(path: Path, fresh: bool) -> None:
+    from firmware_node.adapters.fleet.journal import Journal
+
+    if fresh or not path.exists():
+        return
+    with contextlib.closing(Journal.open(path)) as journal:
+        if journal.about()["state"] == "running":
+            raise ConfigError(
+                f"{path.parent}: a run was cut off there; --resume goes on with it, --fresh throws "
+                "it away"
+            )
+
+
+def _read_plan(path: Path) -> str:
+    if path.is_dir():  # a run's folder: its plan is in its journal
+        from firmware_node.adapters.fleet.journal import Journal
+
+        with contextlib.closing(Journal.open(path / JOURNAL)) as journal:
+            return journal.about()["plan"]
+    try:
+        if path.stat().st_size > PLAN_MAX:
+            raise ConfigError(f"{path}: expected at most {PLAN_MAX} bytes")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _plan(text: str, path: Path, options: Mapping[str, Any]) -> Plan:
+    from firmware_node.fleet.plan import overridden, read_plan
+
+    try:
+        plan = read_plan(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return overridden(plan, **{name: options[name] for name in _OVERRIDES})
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in _OVERRIDES}
+
+
+def _stored(journal: Journal) -> tuple[Plan, Campaign]:
+    """The plan of a run, and its campaign as far as it came."""
+    from firmware_node.fleet.campaign import Campaign
+
+    about = journal.about()
+    plan = _plan(about["plan"], Path(about["where"]), json.loads(about["options"]))
+    campaign = Campaign.resume(plan, journal.turns())
+    campaign.rows.take_changed()
+    return plan, campaign
+
+
+def _image_files(plan: Plan, beside: Path) -> dict[str, bytes]:
+    """The images that the plan takes from files, named from where it lies."""
+    files = {}
+    for image in plan.images:
+        if image.file is None:
+            continue
+        path = beside / image.file
+        try:
+            files[image.name] = path.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"image {image.name}: {path}: {error.strerror}") from error
+    return files
+
+
+def _write_reports(folder: Path, plan: Plan, campaign: Campaign, now_ms: int) -> dict[str, Any]:
+    """Each is whole or as it was before."""
+    from firmware_node.fleet.results import results
+    from firmware_node.tools import fleet_html, fleet_report
+
+    document: dict[str, Any] = results(plan, campaign, now_ms)
+    for name, data in zip(
+        REPORTS,
+        (
+            fleet_report.results_json(document).encode(),
+            fleet_report.junit(document),
+            fleet_html.html(document).encode(),
+        ),
+        strict=True,
+    ):
+        part = folder / f".{name}.part"
+        part.write_bytes(data)
+        part.replace(folder / name)
+    return document
+
+
+def _report(args: argparse.Namespace) -> int:
+    from firmware_node.adapters.fleet.journal import Journal
+
+    folder = _folder(args.state, JOURNAL)
+    with contextlib.closing(Journal.open(folder / JOURNAL)) as journal:
+        plan, campaign = _stored(journal)
+        now_ms = journal.now_ms
+    _write_reports(folder, plan, campaign, now_ms)
+    if args.form is None:
+        print("\n".join(str(folder / name) for name in REPORTS))
+    else:
+        name = REPORTS[("json", "junit", "html").index(args.form)]
+        print((folder / name).read_text(encoding="utf-8"))
+    return 0
+
+
+def replay(args: argparse.Namespace) -> int:
+    """``rig replay SEED --device``: a home of a run once more, alone; the exit code.
+
+    1: it did not go as it is written down, which would be a mistake of ours.
+    """
+    from firmware_node.adapters.fleet.journal import Journal
+    from firmware_node.boundary import NOTIFICATIONS
+    from firmware_node.fleet.again import run_again
+    from firmware_node.fleet.home import TOLD
+    from firmware_node.fleet.stock import Stock
+    from firmware_node.fleet.terms import Event
+
+    folder = _folder(args.state, JOURNAL)
+    with contextlib.closing(Journal.open(folder / JOURNAL)) as journal:
+        about = journal.about()
+        plan = _plan(about["plan"], Path(about["where"]), json.loads(about["options"]))
+        if plan.shape.seed != args.seed:
+            raise ConfigError(f"{folder}: its seed is {plan.shape.seed}, not {args.seed}")
+        member = _member_of(plan, args.device)
+        members = tuple(other.index for other in plan.shape.members_of(member.home))
+        recorded = journal.events(members)
+        orders, lives, end_ms = journal.orders(members), journal.lives(), journal.now_ms
+    stock = Stock(plan, _image_files(plan, Path(about["where"]).parent))
+    told: list[Event] = []
+
+    def tell(event: Event) -> None:
+        told.append(event)
+        if event.member == member.index and not args.json:
+            print(_event_line(event.at_ms, event.name, event.fields), flush=True)
+
+    home = run_again(plan, stock, member.home, orders, lives, end_ms, tell, tells_all=True)
+    again = [event for event in told if event.name in TOLD or event.name not in NOTIFICATIONS]
+    order = sorted(again, key=lambda event: (event.at_ms, event.member))
+    same = json.dumps(order) == json.dumps(recorded)
+    status = home.show(member.index)
+    if args.json:
+        events = [event._asdict() for event in told if event.member == member.index]
+        print(
+            json.dumps({"result": "ok" if same else "failed", "events": events, "status": status})
+        )
+    else:
+        print(f"{len(order)} events of this home, {'as' if same else 'NOT as'} they were recorded")
+    return 0 if same else 1
+
+
+def _member_of(plan: Plan, text: str) -> Member:
+    from firmware_node.terms import EntityId
+
+    if text.isascii() and text.isdecimal() and int(text) < plan.shape.size:
+        return plan.shape.member(int(text))
+    wanted = EntityId.parse(text)
+    home = int.from_bytes(wanted.octets[4:], "big")
+    first = plan.shape.first_index
+    if first <= home < first + plan.shape.homes:
+        for member in plan.shape.members_of(home):
+            if member.entity_id == wanted:
+                return member
+    raise ConfigError(f"device: {text} is not in this fleet")
+
+
+def _event_line(at_ms: int, name: str, fields: Mapping[str, Any]) -> str:
+    from firmware_node.tools.render import printable
+
+    said = " ".join(f"{field}={value}" for field, value in fields.items())
+    return printable(f"{at_ms / 1000:>12.3f} s  {name} {said}")
+
+
+# --- a run that goes on ---------------------------------------------------------------------------
+
+
+def _list(args: argparse.Namespace) -> int:
+    document = _ask(args, "GET", "/results.json")
+    devices = [device for device in document["devices"] if args.phase in (None, device["phase"])]
+    if args.json:
+        print(json.dumps({"now_ms": document["now_ms"], "devices": devices}))
+        return 0
+    for device in devices:
+        who = f"{device['index']:>6} {device['entity_id']} {device['type']:<6}"
+        is_at = f"{device['phase']:<12} {device['version'] or '-':<8} {device['wave'] or '-':<16}"
+        print(f"{who} {is_at} {device['words'] or ''}".rstrip())
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    from firmware_node.tools import render
+
+    document = _ask(args, "GET", f"/v1/members/{_index(args)}")
+    if args.json:
+        print(json.dumps(document))
+        return 0
+    events = document.pop("events")
+    render.fields(document, "")
+    for event in events[-EVENTS_SHOWN:]:
+        print(_event_line(event["at_ms"], event["name"], event["fields"]))
+    return 0
+
+
+def _order(args: argparse.Namespace) -> int:
+    amount = _milliseconds("--for", args.length) if args.order == "cut" else 0
+    body = {"verb": args.order, "amount": amount}
+    return _told(args, _ask(args, "POST", f"/v1/members/{_index(args)}/orders", body))
+
+
+def _campaign(args: argparse.Namespace) -> int:
+    return _told(args, _ask(args, "POST", "/v1/campaign", {"action": args.action}))
+
+
+def _told(args: argparse.Namespace, document: Mapping[str, Any]) -> int:
+    print(json.dumps(document) if args.json else document["text"])
+    return 0
+
+
+def _ask(
+    args: argparse.Namespace, method: str, target: str, body: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    from firmware_node.adapters.control_client import ask
+
+    given = None if body is None else dict(body)
+    return ask(_folder(args.state, SOCKET) / SOCKET, method, target, given)
+
+
+def _folder(state: Path | None, name: str) -> Path:
+    """The folder that was named, or the only one here that has such a file."""
+    if state is not None:
+        return state
+    found = sorted(path.parent for path in Path().glob(f"fleet-*/{name}"))
+    if len(found) != 1:
+        listed = ", ".join(str(path) for path in found) or "none"
+        raise ConfigError(f"--state: expected one fleet-NAME in this folder, found {listed}")
+    return found[0]
+
+
+def _index(args: argparse.Namespace) -> int:
+    """The member that is meant, by its number or its entity id."""
+    if args.device.isascii() and args.device.isdecimal() and len(args.device) < 10:
+        return int(args.device)
+    from firmware_node.terms import EntityId
+
+    wanted = str(EntityId.parse(args.device))
+    fleet = _ask(args, "GET", "/v1/fleet")
+    prefixes = [place["prefix"] for place in fleet["places"]]
+    home = int(wanted.replace("-", "")[8:], 16) - fleet["first_index"]
+    for number, prefix in enumerate(prefixes):
+        if wanted.startswith(prefix) and 0 <= home < fleet["homes"]:
+            return home * len(prefixes) + number
+    raise ConfigError(f"device: {wanted} is not in this fleet")
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+
+def _address(args: argparse.Namespace) -> tuple[str, int]:
+    if args.metrics is not None:
+        return "127.0.0.1", args.metrics
+    host, _, port = args.web.rpartition(":")
+    if not port.isdecimal() or not 0 <= int(port) <= 65535:
+        raise ConfigError(f"--web: expected [HOST:]PORT, found {args.web}")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def _token(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        token = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    if not token:
+        raise ConfigError(f"{path}: expected a token, found nothing")
+    return token
+
+
+def _milliseconds(name: str, text: str) -> int:
+    from firmware_node.fleet.plan_values import duration
+
+    return int(duration()(name, int(text) if text.isdecimal() else text))
+
+
+def _stop_at(text: str | None) -> int | None:
+    return None if text is None else _milliseconds("--stop-after", text)

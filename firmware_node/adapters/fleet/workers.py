@@ -41,28 +41,31 @@ class Workers:
         begin_ms: int = 0,
         kept: Mapping[int, Kept] | None = None,
         absent: frozenset[int] = frozenset(),
+        homes: range | None = None,  # consecutive ones; default: all of the plan's
     ) -> None:
         self._plan = plan
         self._shape = plan.shape
-        self._count = max(1, min(count, plan.shape.homes))
+        first = plan.shape.first_index
+        all_homes = range(first, first + plan.shape.homes) if homes is None else homes
+        self._first_home = all_homes.start - first
+        self._count = max(1, min(count, len(all_homes)))
         self._next_ms: list[int | None] = [begin_ms] * self._count
         self._pipes: list[Connection] = []
         self._processes = []
         self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="shard")
         # A fresh interpreter: a fork would take over sockets and threads of the run.
         context = multiprocessing.get_context("spawn")
-        first, last = plan.shape.first_index, plan.shape.first_index + plan.shape.homes
         for number in range(self._count):
-            homes = range(first + number, last, self._count)
             mine = {
                 member: state
                 for member, state in (kept or {}).items()
                 if self._owner(member) == number
             }
+            share = all_homes[number :: self._count]
             near, far = context.Pipe()
             process = context.Process(
                 target=_work,
-                args=(far, plan, dict(files or {}), homes, begin_ms, mine, absent),
+                args=(far, plan, dict(files or {}), share, begin_ms, mine, absent),
                 name=f"fleet shard {number}",
                 daemon=True,
             )
@@ -143,7 +146,7 @@ class Workers:
         self._threads.shutdown()
 
     def _owner(self, member: int) -> int:
-        return member // self._shape.per_home % self._count
+        return (member // self._shape.per_home - self._first_home) % self._count
 
     def _ask(self, number: int, what: str, *args: object) -> Any:
         pipe = self._pipes[number]

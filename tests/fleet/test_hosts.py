@@ -25,7 +25,7 @@ from firmware_node.fleet.terms import Event, Order, Plan
 
 AGENTS = Path(__file__).with_name("agents.py")
 SITE = "lab"
-LIMIT_S = 150.0
+LIMIT_S = 40.0
 AVAILABLE_S = 90.0  # within which every host is there again after the broker
 
 
@@ -120,16 +120,21 @@ def retained(mosquitto: Mosquitto, leaf: str) -> dict[str, bytes]:
 class Run:
     """A campaign over hosts, turn by turn, and what is counted of it."""
 
-    def __init__(self, plan: Plan, fleet: Hosts) -> None:
+    def __init__(
+        self, plan: Plan, fleet: Hosts, turns: Sequence[Turn] = (), now_ms: int = 0
+    ) -> None:
         self.plan = plan
         self.fleet = fleet
+        self.turns = list(turns)
+        self.now_ms = now_ms
         self.campaign = Campaign(plan)
-        self.now_ms = 0
         self.orders: list[Order] = []
+        for turn in turns:
+            self.orders = self.campaign.turn(turn)
         self.given: list[Order] = []
         self.counts: Counter[tuple[int, str]] = Counter()
         self.events: list[Event] = []
-        self._actions: tuple[str, ...] = ("start",)
+        self._actions: tuple[str, ...] = () if turns else ("start",)
 
     @property
     def done(self) -> int:
@@ -143,11 +148,10 @@ class Run:
         events = self.fleet.turn(end_ms, self.orders)
         assert all(self.now_ms < event.at_ms <= end_ms for event in events)
         self.now_ms = end_ms
-        self.orders = self.campaign.turn(Turn(end_ms, events, self._actions))
+        self.turns.append(Turn(end_ms, events, self._actions))
+        self.orders = self.campaign.turn(self.turns[-1])
         self._actions = ()
-        anew = self.fleet.restarted()
-        if anew:
-            self.orders += [o for o in self.campaign.reoffer(end_ms) if o.member in anew]
+        self.orders = self.fleet.again(self.campaign, end_ms, self.orders)
         self.counts.update((event.member, event.name) for event in events)
         self.events += events
         return events
@@ -225,3 +229,63 @@ def test_a_campaign_over_many_hosts_outlives_its_broker_and_an_agent_and_does_no
             time.sleep(0.1)
     agents.stop()
     assert set(retained(mosquitto, "availability").values()) == {b"offline"}
+
+
+@needs_mosquitto
+def test_another_coordinator_goes_on_where_one_was_killed_and_nothing_is_done_twice(
+    mosquitto: Mosquitto, agents: Agents
+) -> None:
+    names = ["pi-1", "pi-2"]
+    agents.start("both", names)
+    document = tree(homes=10, concurrency=4)
+    plan = read_plan(document)
+    options: dict[str, Any] = {
+        "broker": mosquitto.broker,
+        "site": SITE,
+        "fleet": "trial",
+        "journaled": True,
+        "link": TwiceLink,
+    }
+    # The journal: what stands there was committed, and only then settled.
+    turns: list[Turn] = []
+    given: list[Order] = []
+    state: dict[str, Any] = {}
+    with Hosts(plan, document, names=names, **options) as fleet:
+        run = Run(plan, fleet)
+        number = 0
+        while run.done < 6:
+            run.turn()
+            number += 1
+            if number % 5 == 0 and run.done < 4:  # later turns are lost
+                turns, given = list(run.turns), list(run.given)
+                state = json.loads(json.dumps(fleet.state()))
+                fleet.settle()
+    assert given, "nothing was committed before the end"
+    with Hosts(plan, document, state=state, history=given, **options) as fleet:
+        again = Run(plan, fleet, turns, state["now_ms"])
+        assert again.done < 6
+        end_s = time.monotonic() + LIMIT_S
+        while not again.campaign.is_over:
+            assert time.monotonic() < end_s, again.campaign.waves
+            again.turn()
+            fleet.settle()
+        assert [(wave.done, wave.failed) for wave in again.campaign.waves] == [(10, 0), (10, 0)]
+    counts = Counter((e.member, e.name) for turn in turns for e in turn.events) + again.counts
+    for member in range(plan.shape.size):
+        is_hcalcs = plan.shape.member(member).type.value == "hcalcs"
+        assert counts[member, "command_accepted"] == is_hcalcs
+        assert counts[member, "image_offered"] == 1
+        assert counts[member, "image_activated"] == 1
+        assert not counts[member, "power_off"]
+    agents.stop()
+
+
+@needs_mosquitto
+def test_a_site_without_the_hosts_that_are_asked_for_is_told_of(mosquitto: Mosquitto) -> None:
+    document = tree(homes=2)
+    plan = read_plan(document)
+    with pytest.raises(ConfigError, match="no host is there"):
+        Hosts(plan, document, broker=mosquitto.broker, site=SITE, fleet="trial")
+    mosquitto.kill()
+    with pytest.raises(EnvironmentFailure, match="does not answer"):
+        Hosts(plan, document, broker=mosquitto.broker, site=SITE, fleet="trial")

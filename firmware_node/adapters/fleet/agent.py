@@ -70,7 +70,7 @@ class _Place:
 
 
 class Agent:
-    """See the module. ``units`` is None where no instances are run; ``link`` makes links."""
+    """See the module. ``units`` is None where no instances are run; ``link`` makes the link."""
 
     def __init__(
         self,
@@ -80,7 +80,9 @@ class Agent:
         link: Callable[..., Link] = Link,
         utc_ms: Callable[[], float] = lambda: time.time() * 1000,
         draw: Callable[[], float] = random.random,
+        say: Callable[[str], None] = lambda _: None,  # to systemd
     ) -> None:
+        self._say = say
         self._settings = settings
         self._units = units if "units" in settings.kinds else None
         self._utc_ms = utc_ms
@@ -128,7 +130,9 @@ class Agent:
             ]
             if self._units is not None:
                 owned.append(tasks.create_task(self._units.run(self._link, self._news)))
+            self._say("READY=1")  # without the broker too: what was desired last runs
             await self._stopping.wait()
+            self._say("STOPPING=1")
             for place in self._places.values():
                 await _ended(place)
             await self._link.publish(self._topic("availability"), bus.OFFLINE, retain=True)
@@ -336,6 +340,8 @@ class Agent:
                 async with asyncio.timeout(REPORT_S):
                     await self._news.wait()
             self._news.clear()
+            words = "connected" if self._link.is_up else "the broker does not answer"
+            self._say(f"WATCHDOG=1\nSTATUS={words}; {len(self._places)} shares of fleets")
             if self._link.is_up:
                 await self._report()
 

@@ -9,8 +9,8 @@ turn in which they came; the events of one member stay in order.
     events           come numbered, and are acknowledged when whoever asked for them has them
                      safely: with the next turn, or by ``settle`` where a journal is kept
     a host is lost   by its last will, or by silence: its members are told of as ``power_off``
-    it is back       ``power_on``; ``restarted`` names members whose hub and devices began anew,
-                     and which therefore need ``Campaign.reoffer``
+    it is back       ``power_on``; where hubs and devices began anew with it, ``again`` adds what
+                     they need to know again to the orders of the next turn
 
 With a journal nothing is said that is not written: orders go out, and events are acknowledged, by
 ``settle``, after a commit that holds both and ``state``. Given back, with all the orders so far,
@@ -37,6 +37,7 @@ from firmware_node.adapters.fleet.link import Broker, Incoming, Link
 from firmware_node.errors import ConfigError, DecodeError, EnvironmentFailure
 from firmware_node.fleet import bus
 from firmware_node.fleet.bus import Ack, Desired, Reported, Share
+from firmware_node.fleet.campaign import Campaign
 from firmware_node.fleet.home import Kept
 from firmware_node.fleet.streams import Inbox, Outbox
 from firmware_node.fleet.terms import Event, Order, Plan
@@ -48,6 +49,7 @@ SEARCH_S: Final = 3.0  # that hosts have to say that they are there
 READY_S: Final = 300.0  # for all shares to run
 ASK_S: Final = 15.0
 WINDOW: Final = 8  # batches of orders under way
+UPGRADE_VERBS: Final = ("offer", "activate")
 _log = logging.getLogger(__name__)
 
 
@@ -62,15 +64,23 @@ class _Host:
     inbox: Inbox = field(default_factory=lambda: Inbox(""))
     released: int = 0  # of the orders: the newest that may go out
     sent: int = 0  # the newest under way
+    newest: dict[int, int] = field(default_factory=dict)  # of members: their last upgrade order
     progress_s: float = 0.0
     told: list[Event] = field(default_factory=list)  # came, and was in no turn yet
-    safe: Ack | None = None  # what may be acknowledged
-    given: Ack | None = None  # what was in the last turn
+    given: Ack | None = None  # what was in turns
+    safe: Ack | None = None  # of that, what is durable
+    says_safe: bool = False  # the host is to be told
     desired: Desired | None = None
     reported: Reported | None = None
     is_online: bool = False
     heard_s: float = 0.0
     is_lost: bool = False
+
+    def put(self, order: Order) -> None:
+        """One more order."""
+        self.outbox.put((order,))
+        if order.verb in UPGRADE_VERBS:
+            self.newest[order.member] = self.outbox.last
 
     @property
     def runs(self) -> bool:
@@ -142,7 +152,8 @@ class Hosts:
             {name: hashlib.sha256(octets).hexdigest() for name, octets in self._files.items()},
         )
         bus.encode(Desired(1, (self._share,)))  # refuses keys before anything is begun
-        leaves = ("availability", "reported", "desired", "acks", "events", "answer")
+        # In this order: of a host that is known to be there all else is known by then.
+        leaves = ("desired", "reported", "availability", "acks", "events", "answer")
         self._loop = asyncio.new_event_loop()
         self._wake = asyncio.Event()
         self._link = link(
@@ -202,7 +213,7 @@ class Hosts:
                 host = self._host_of(order.member)
                 if host.outbox.is_full:
                     raise EnvironmentFailure(f"{host.name}: takes no orders")
-                host.outbox.put((order,))
+                host.put(order)
             if not self._journaled:
                 self._settle()
             while True:
@@ -285,11 +296,16 @@ class Hosts:
                 },
             }
 
-    def restarted(self) -> set[int]:
-        """Members whose hubs and devices began anew, since this was last asked."""
+    def again(self, campaign: Campaign, now_ms: int, orders: Sequence[Order]) -> list[Order]:
+        """The orders for the next turn, and those that members need whose hubs and devices began
+        anew. What was not carried out before that is still under way, and is not ordered twice.
+        """
         with self._changed:
-            found, self._restarted = self._restarted, set()
-        return found
+            anew, self._restarted = self._restarted, set()
+        if not anew:
+            return list(orders)
+        anew -= {order.member for order in orders if order.verb in UPGRADE_VERBS}
+        return [*orders, *(o for o in campaign.reoffer(now_ms) if o.member in anew)]
 
     def lost(self) -> list[str]:
         """Hosts of which nothing is heard."""
@@ -346,8 +362,10 @@ class Hosts:
                 first = (host.homes[0] - shape.first_index) * shape.per_home
                 last = (host.homes[1] + 1 - shape.first_index) * shape.per_home
                 host.members = range(first, last)
-                sent = [order for order in history if order.member in host.members]
-                host.outbox = Outbox(self._fleet, was["orders"] if was else "1", sent)
+                host.outbox = Outbox(self._fleet, was["orders"] if was else "1")
+                for order in history:
+                    if order.member in host.members:
+                        host.put(order)
                 host.inbox = Inbox(self._fleet, *(was["events"] if was else ()))
                 host.inbox.past.extend(was["past"] if was else ())
                 host.given = host.safe = host.inbox.ack() if was else None
@@ -478,9 +496,9 @@ class Hosts:
     def _due(self, host: _Host) -> list[tuple[str, bytes]]:
         """Orders and acknowledgements to be sent now."""
         messages = []
-        if host.safe is not None and host.safe.source:
+        if host.says_safe and host.safe is not None and host.safe.source:
             messages.append((self._topic(host, "seen"), bus.encode(host.safe)))
-            host.safe = None
+            host.says_safe = False
         if time.monotonic() - host.progress_s > RESEND_S:
             host.sent = host.outbox.acknowledged
         for batch in host.outbox.batches(host.sent, WINDOW):
@@ -496,7 +514,8 @@ class Hosts:
 
     def _settle(self) -> None:
         for host in self._hosts.values():
-            host.safe = host.given or host.safe
+            host.says_safe = host.says_safe or host.safe != host.given
+            host.safe = host.given
             host.released = host.outbox.last
         self._loop.call_soon_threadsafe(self._wake.set)
 
@@ -542,15 +561,16 @@ class Hosts:
             # The host lost all it had: its devices are new ones, and it knows of no order.
             host.outbox = Outbox(self._fleet, f"{int(host.outbox.source) + 1}")
             host.sent = host.released = 0
+            host.newest.clear()
             self._restarted.update(host.members)
-        self._restarted.update(
-            event.member
-            for event in events
-            if event.name == "power_on" and event.fields.get("reason") == bus.HOST_RESTARTED
-        )
+        for event in events:
+            if event.name == "power_on" and event.fields.get("reason") == bus.HOST_RESTARTED:
+                carried = event.fields.get("orders")
+                if isinstance(carried, int) and host.newest.get(event.member, 0) <= carried:
+                    self._restarted.add(event.member)
         host.told += events
-        if batch.items and not events and host.given is not None:
-            host.safe = host.given  # it did not hear of it
+        if batch.items and not events:
+            host.says_safe = True  # perhaps it did not hear of it
             self._wake.set()
 
 

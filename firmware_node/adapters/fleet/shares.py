@@ -27,7 +27,7 @@ from firmware_node.fleet.plan import overridden, read_plan
 from firmware_node.fleet.shard import Shard
 from firmware_node.fleet.stock import Stock
 from firmware_node.fleet.streams import Inbox, Outbox
-from firmware_node.fleet.terms import Event, Order, Plan
+from firmware_node.fleet.terms import Event, Field, Order, Plan
 
 STEP_S: Final = 0.5  # wall time between commits
 WINDOW: Final = 8  # batches under way at once
@@ -251,7 +251,8 @@ class RunningShare:
     def _tell_of_restart(self, before_ms: int) -> None:
         """Every device lost its supply with the host, and has it again."""
         on = [member for member in self._members if member not in self._held]
-        fields = {"reason": HOST_RESTARTED}
+        # Later orders than these find the devices as they are now.
+        fields: Mapping[str, Field] = {"reason": HOST_RESTARTED, "orders": self._inbox.taken}
         events = [Event(before_ms, member, "power_off", fields) for member in on]
         events += [Event(self.now_ms, member, "power_on", fields) for member in on]
         self._commit((), self._inbox, (self._outbox.last + 1, self._outbox.acknowledged), events)

@@ -108,6 +108,7 @@ class UnitKeeper:
         self._wanted: tuple[Unit, ...] | None = None  # None: nobody said yet
         self._reports: dict[str, UnitReport] = {}
         self._said: dict[str, bytes] = {}
+        self._idle = False
         self._work: asyncio.Queue[tuple[str, Incoming] | None] = asyncio.Queue(100)
 
     def want(self, units: tuple[Unit, ...]) -> None:
@@ -129,20 +130,27 @@ class UnitKeeper:
         self._said.clear()
         self._nudge(None)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether all that was asked for is done."""
+        return self._idle and self._work.empty()
+
     async def run(self, link: Link, news: asyncio.Event) -> None:
         """Keep them so, until cancelled; ``news`` is set when a report changed."""
         commands = Remembered(await asyncio.to_thread(self._load_commands))
-        named = set(await asyncio.to_thread(_load, self._named_file, []))
+        named: dict[str, str] = await asyncio.to_thread(_load, self._named_file, {})
         while True:
             work: tuple[str, Incoming] | None = None
+            self._idle = True
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     work = await self._work.get()
+            self._idle = False
             if work is not None:
                 await self._obey(*work, commands, link)
             elif self._wanted is not None:
                 before = self.reports()
-                await self._reconcile(self._wanted, named)
+                await self._reconcile(self._wanted, named, link)
                 await self._tell(link)
                 if self.reports() != before:
                     news.set()
@@ -155,21 +163,30 @@ class UnitKeeper:
 
     # --- how they shall be ------------------------------------------------------------------------
 
-    async def _reconcile(self, wanted: Sequence[Unit], named: set[str]) -> None:
+    async def _reconcile(self, wanted: Sequence[Unit], named: dict[str, str], link: Link) -> None:
+        """``named`` are the instances that the bus ever named, with their entity ids."""
+        before = dict(named)
         names = {unit.name for unit in wanted}
-        if named != names | named:
-            named |= names
-            await asyncio.to_thread(_save, self._named_file, sorted(named))
+        for name in names - named.keys():
+            named[name] = ""
+        if named != before:
+            await asyncio.to_thread(_save, self._named_file, named)
         for unit in wanted:
-            self._reports[unit.name] = await asyncio.to_thread(self._make_so, unit)
-        for name in sorted(named - names):
-            report = await asyncio.to_thread(self._make_so, Unit(name, enabled=False))
+            report = await asyncio.to_thread(self._make_so, unit, named[unit.name])
+            self._reports[unit.name] = report
+            named[unit.name] = report.entity_id
+        for name in sorted(named.keys() - names):
+            unit = Unit(name, enabled=False)
+            report = await asyncio.to_thread(self._make_so, unit, named[name])
             self._reports.pop(name, None)
+            if report.entity_id:
+                await self._publish(link, report.entity_id, "availability", bus.OFFLINE)
             if not report.error:
-                named.discard(name)
-                await asyncio.to_thread(_save, self._named_file, sorted(named))
+                del named[name]
+        if named != before:
+            await asyncio.to_thread(_save, self._named_file, named)
 
-    def _make_so(self, unit: Unit) -> UnitReport:
+    def _make_so(self, unit: Unit, entity_id: str) -> UnitReport:
         error = ""
         try:
             is_new = self._lay(unit)
@@ -188,7 +205,8 @@ class UnitKeeper:
             error = str(failure)[:500]
             is_enabled, state = unit.enabled, "failed"
         status = self._status(unit.name) if state == "active" else {}
-        entity_id, device_state = (str(status.get(name) or "") for name in ("entity_id", "state"))
+        entity_id = str(status.get("entity_id") or entity_id)
+        device_state = str(status.get("state") or "")
         return UnitReport(unit.name, is_enabled, state, entity_id, device_state, error)
 
     def _lay(self, unit: Unit) -> bool:
@@ -220,17 +238,16 @@ class UnitKeeper:
         for report in self._reports.values():
             if not report.entity_id:
                 continue
-            entity_id = EntityId.parse(report.entity_id)
             is_on = report.state == "active" and report.device_state
-            state = {"unit": report.name, "state": report.device_state}
-            for leaf, octets in (
-                ("availability", bus.ONLINE if is_on else bus.OFFLINE),
-                ("state", json.dumps(state).encode()),
-            ):
-                topic = bus.device_topic(self._site, entity_id, leaf)
-                if self._said.get(topic) != octets:
-                    if await link.publish(topic, octets, retain=True):
-                        self._said[topic] = octets
+            state = json.dumps({"unit": report.name, "state": report.device_state})
+            availability = bus.ONLINE if is_on else bus.OFFLINE
+            await self._publish(link, report.entity_id, "availability", availability)
+            await self._publish(link, report.entity_id, "state", state.encode())
+
+    async def _publish(self, link: Link, entity_id: str, leaf: str, octets: bytes) -> None:
+        topic = bus.device_topic(self._site, EntityId.parse(entity_id), leaf)
+        if self._said.get(topic) != octets and await link.publish(topic, octets, retain=True):
+            self._said[topic] = octets
 
     # --- commands ---------------------------------------------------------------------------------
 

@@ -43,6 +43,19 @@ MAY_IMPORT = {
         *("fleet.live", "fleet.live_json", "fleet.rows", "fleet.terms"),
         *("tools.fleet_html", "tools.fleet_report", "tools.render"),
     ),
+    **dict.fromkeys(
+        (
+            *("adapters.fleet.agent", "adapters.fleet.agent_settings", "adapters.fleet.link"),
+            *("adapters.fleet.site", "adapters.fleet.units"),
+        ),
+        ("fleet.bus", "fleet.streams", "fleet.plan_values"),
+    ),
+    "adapters.fleet.hosts": ("fleet.bus", "fleet.streams", "fleet.campaign", "fleet.home"),
+    "adapters.fleet.shares": (
+        *("fleet.bus", "fleet.streams", "fleet.plan"),
+        *("fleet.shard", "fleet.stock", "fleet.home"),
+    ),
+    "adapters.fleet.shard_store": ("fleet.streams", "fleet.home"),
     "adapters.daemon": ("node.",),  # the drivers know their machines
     "adapters.hub_daemon": ("rig.",),
     "adapters.virtual_stick.": ("virtual.", "adapters."),
@@ -52,6 +65,7 @@ MAY_IMPORT = {
     "replay": (*FOUNDATION, "rig.", "wire.", "crypto", "tools."),
     "demo": (*FOUNDATION, "adapters.control_client", "tools.render"),
     "cli": ("",),  # anything
+    "cli_agent": ("",),
     "cli_dcc": ("",),
     "cli_operator": ("",),
     "cli_radio": ("",),
@@ -81,11 +95,13 @@ ONLY_IMPORTED_IN = {
         "tools.decode_input",
     ),
     "signxml": ("tools.duis.signature",),
+    "aiomqtt": ("adapters.fleet.link",),
+    "paho": ("adapters.fleet.link",),
     "aiohttp": ("adapters.fleet.web",),
     "prometheus_client": ("adapters.fleet.metrics", "adapters.fleet.web"),
     "rich": ("adapters.fleet.terminal",),
     "h11": ("adapters.control", "adapters.sinks"),
-    "sqlite3": ("adapters.storage", "adapters.spool"),
+    "sqlite3": ("adapters.storage", "adapters.spool", "adapters.fleet.shard_store"),
     "serial": ("adapters.znp.ports",),
 }
 # The daemons' drivers: whatever a step raises ends the process, told once. To the replay of a

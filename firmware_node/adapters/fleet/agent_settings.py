@@ -12,7 +12,7 @@
     [broker]
     url = "mqtts://broker.example:8883"  # mqtt:// goes without a password, or on loopback
     user = "pi-1"
-    password_file = "credential:password"
+    password_file = "credential:secrets_password"
     ca_file = "/etc/firmware-node/agent/ca.pem"
     certificate_file = "..."             # and key_file, where the broker wants them
 

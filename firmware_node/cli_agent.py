@@ -120,6 +120,8 @@ def run_agent(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise EnvironmentFailure(_NO_EXTRA) from error
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    if args.check:  # by whom they are laid, who is not the agent
+        credentials = credentials or "/run/credentials"
     try:
         settings = read_settings(
             _toml(args.settings),
@@ -129,11 +131,11 @@ def run_agent(args: argparse.Namespace) -> int:
         )
     except ConfigError as error:
         raise ConfigError(f"{args.settings}: {error}") from error
-    settings.broker.tls()
-    settings.broker.password()
     if args.check:
         print(f"site {settings.site}, host {settings.host}: {', '.join(settings.kinds)}")
         return 0
+    settings.broker.tls()
+    settings.broker.password()
     asyncio.run(_agent(settings))
     return 0
 

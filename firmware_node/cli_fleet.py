@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from firmware_node.cli_agent import add_agent_parser
 from firmware_node.errors import ConfigError, EnvironmentFailure
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def add_verbs(verbs: Any) -> None:
     campaign.add_argument("action", choices=["start", "pause", "stop"])
     _state(campaign)
     campaign.add_argument("--json", action="store_true")
+    add_agent_parser(fleet)
 
 
 def _state(parser: argparse.ArgumentParser) -> None:

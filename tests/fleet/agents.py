@@ -1,6 +1,7 @@
 """Agents of several hosts in one process, for tests: ``agents.py BROKER_URL SITE FOLDER HOST...``.
 
-Every message is published twice. SIGTERM ends them in good order.
+``HOST:2`` runs its homes in two processes, ``HOST`` in this one. Every message is published twice.
+SIGTERM ends them in good order.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from firmware_node.adapters.fleet.link import Broker
 
 
 async def run(url: str, site: str, folder: Path, hosts: list[str]) -> None:
-    agents = [
-        Agent(AgentSettings(site, host, Broker(url), folder / host, ("homes",)), link=TwiceLink)
-        for host in hosts
-    ]
+    agents = []
+    for entry in hosts:
+        host, _, workers = entry.partition(":")
+        settings = AgentSettings(
+            site, host, Broker(url), folder / host, ("homes",), int(workers or 0)
+        )
+        agents.append(Agent(settings, link=TwiceLink))
     loop = asyncio.get_running_loop()
 
     def stop() -> None:

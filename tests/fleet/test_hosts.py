@@ -237,8 +237,8 @@ def test_a_campaign_over_many_hosts_outlives_its_broker_and_an_agent_and_does_no
 def test_another_coordinator_goes_on_where_one_was_killed_and_nothing_is_done_twice(
     mosquitto: Mosquitto, agents: Agents
 ) -> None:
-    names = ["pi-1", "pi-2"]
-    agents.start("both", names)
+    names = ["pi-1", "server-1"]
+    agents.start("both", ["pi-1", "server-1:2"])
     document = tree(homes=10, concurrency=4)
     plan = read_plan(document)
     options: dict[str, Any] = {
@@ -246,6 +246,7 @@ def test_another_coordinator_goes_on_where_one_was_killed_and_nothing_is_done_tw
         "site": SITE,
         "fleet": "trial",
         "journaled": True,
+        "speed": SPEED,
         "link": TwiceLink,
     }
     # The journal: what stands there was committed, and only then settled.

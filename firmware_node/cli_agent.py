@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import dataclasses
 import json
 import os
-import signal
 import socket
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -17,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 from firmware_node.errors import ConfigError, EnvironmentFailure
 
 if TYPE_CHECKING:
-    from firmware_node.adapters.fleet.agent import AgentSettings
     from firmware_node.adapters.fleet.hosts import Hosts
     from firmware_node.adapters.fleet.link import Broker
     from firmware_node.fleet.bus import Desired, Unit
@@ -136,23 +133,10 @@ def run_agent(args: argparse.Namespace) -> int:
         return 0
     settings.broker.tls()
     settings.broker.password()
-    asyncio.run(_agent(settings))
+    from firmware_node.adapters.fleet.agent import run_until_told
+
+    run_until_told(settings)
     return 0
-
-
-async def _agent(settings: AgentSettings) -> None:
-    from firmware_node.adapters.driver import notify_systemd
-    from firmware_node.adapters.fleet.agent import Agent
-    from firmware_node.adapters.fleet.units import Systemctl, UnitKeeper
-
-    units = None
-    if "units" in settings.kinds:
-        units = UnitKeeper(settings.site, settings.state_directory, Systemctl())
-    agent = Agent(settings, units=units, say=notify_systemd)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, agent.stop)
-    await agent.run()
 
 
 # --- looking at hosts, telling them ---------------------------------------------------------------
@@ -163,7 +147,7 @@ def run_hosts(args: argparse.Namespace) -> int:
     broker = broker_of(args)
     from firmware_node.adapters.fleet.site import look
 
-    hosts = asyncio.run(look(broker, args.site))
+    hosts = look(broker, args.site)
     if args.json:
         print(json.dumps([dataclasses.asdict(host) for host in hosts]))
         return 0
@@ -186,7 +170,7 @@ def run_assign(args: argparse.Namespace) -> int:
     def with_units(desired: Desired) -> Desired:
         return dataclasses.replace(desired, units=units)
 
-    asyncio.run(change(broker, args.site, bus_name("host", args.host), with_units))
+    change(broker, args.site, bus_name("host", args.host), with_units)
     return 0
 
 

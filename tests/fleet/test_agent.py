@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 import subprocess
@@ -43,7 +42,7 @@ ca_file = "ca.pem"
 
 
 def settings(text: str, folder: Path = Path("/etc/fn"), **options: Any) -> Any:
-    given = {"host": "box", "credentials": Path("/run/c")} | options
+    given: dict[str, Any] = {"host": "box", "credentials": Path("/run/c")} | options
     return read_settings(tomllib.loads(text), folder, **given)
 
 
@@ -102,6 +101,34 @@ def test_check_reads_the_settings_alone_and_a_wrong_one_is_exit_code_2(tmp_path:
         )
         assert done.returncode == code, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["agent.toml"]
+
+
+def test_a_second_agent_of_a_host_and_a_directory_that_cannot_be_made_are_exit_code_3(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "agent.toml"
+    text = SETTINGS.replace("mqtts://broker.example", "mqtt://127.0.0.1:1")
+    text = "\n".join(line for line in text.splitlines() if "_file" not in line)
+    file.write_text(text)
+    first = subprocess.Popen([*COMMAND, "fleet", "agent", str(file)])
+    try:
+        end_s = time.monotonic() + LIMIT_S
+        while not (tmp_path / "state" / "life").exists():
+            assert time.monotonic() < end_s
+            time.sleep(0.05)
+        second = subprocess.run(
+            [*COMMAND, "fleet", "agent", str(file)], capture_output=True, text=True, check=False
+        )
+        assert (second.returncode, second.stderr.count("\n")) == (3, 1)
+        assert "another agent runs there" in second.stderr
+    finally:
+        first.terminate()
+        assert first.wait(30) == 0
+    file.write_text(text.replace('"state"', '"agent.toml/x"'))
+    third = subprocess.run(
+        [*COMMAND, "fleet", "agent", str(file)], capture_output=True, check=False
+    )
+    assert third.returncode == 3
 
 
 # --- with a broker that lets nobody in ------------------------------------------------------------
@@ -171,7 +198,7 @@ def test_an_agent_updates_its_homes_through_a_guarded_broker_and_ends_in_good_or
     plan = read_plan(document)
     try:
         end_s = time.monotonic() + LIMIT_S
-        while not [host for host in asyncio.run(look(coordinator, SITE)) if host.is_online]:
+        while not [host for host in look(coordinator, SITE) if host.is_online]:
             assert time.monotonic() < end_s
         with Hosts(
             plan, document, broker=coordinator, site=SITE, fleet="trial", speed=8.0
@@ -184,11 +211,11 @@ def test_an_agent_updates_its_homes_through_a_guarded_broker_and_ends_in_good_or
             assert shown["banks"][shown["running_bank"]]["version"] == "00000002"
             # A change for instances leaves the share as it is, and is told to be of no use here.
             units = (Unit("ppmid", True),)
-            asyncio.run(change(coordinator, SITE, "pi-1", lambda d: _with(d, units)))
-            (host,) = asyncio.run(look(coordinator, SITE))
+            change(coordinator, SITE, "pi-1", lambda d: _with(d, units))
+            (host,) = look(coordinator, SITE)
             assert [share.fleet for share in host.desired.shares] == ["trial"]
             assert host.desired.units == units
-            while (report := asyncio.run(look(coordinator, SITE))[0].reported).error == "":
+            while (report := look(coordinator, SITE)[0].reported).error == "":
                 assert time.monotonic() < end_s
             assert report.error == "this host runs no instances"
         listed = subprocess.run(
@@ -201,7 +228,7 @@ def test_an_agent_updates_its_homes_through_a_guarded_broker_and_ends_in_good_or
     finally:
         agent.terminate()
         assert agent.wait(30) == 0
-    (host,) = asyncio.run(look(coordinator, SITE))
+    (host,) = look(coordinator, SITE)
     assert not host.is_online
 
 
@@ -210,13 +237,13 @@ def test_an_agent_updates_its_homes_through_a_guarded_broker_and_ends_in_good_or
 def test_a_host_may_not_speak_for_another_one(guarded: Guarded) -> None:
     coordinator = guarded.broker("coordinator")
     with pytest.raises(EnvironmentFailure, match="does not answer"):
-        asyncio.run(look(guarded.broker("pi-2", "pi-1"), SITE))  # a wrong password
-    asyncio.run(change(guarded.broker("pi-2"), SITE, "pi-1", lambda d: _with(d, (Unit("x"),))))
-    assert asyncio.run(look(coordinator, SITE)) == []  # the broker let it fall
-    asyncio.run(change(coordinator, SITE, "pi-1", lambda d: _with(d, (Unit("x"),))))
-    (host,) = asyncio.run(look(coordinator, SITE))
+        look(guarded.broker("pi-2", "pi-1"), SITE)  # a wrong password
+    change(guarded.broker("pi-2"), SITE, "pi-1", lambda d: _with(d, (Unit("x"),)))
+    assert look(coordinator, SITE) == []  # the broker let it fall
+    change(coordinator, SITE, "pi-1", lambda d: _with(d, (Unit("x"),)))
+    (host,) = look(coordinator, SITE)
     assert host.desired.units == (Unit("x"),)
-    assert asyncio.run(look(guarded.broker("pi-2"), SITE)) == []
+    assert look(guarded.broker("pi-2"), SITE) == []
 
 
 def _with(desired: Desired, units: tuple[Unit, ...]) -> Desired:

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import hashlib
 import json
 import logging
 import random
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -26,14 +28,16 @@ from pathlib import Path
 from typing import Final
 
 from firmware_node import __version__
+from firmware_node.adapters.driver import notify_systemd
 from firmware_node.adapters.fleet.link import Broker, Incoming, Link
 from firmware_node.adapters.fleet.shard_store import remove_store
 from firmware_node.adapters.fleet.shares import STEP_S, RunningShare
-from firmware_node.adapters.fleet.units import UnitKeeper, write_private
+from firmware_node.adapters.fleet.units import Systemctl, UnitKeeper, write_private
 from firmware_node.errors import (
     ConfigError,
     DecodeError,
     EnvironmentFailure,
+    FirmwareNodeError,
     StorageError,
 )
 from firmware_node.fleet import bus
@@ -115,7 +119,7 @@ class Agent:
 
         Raises:
             ConfigError: the settings are wrong.
-            EnvironmentFailure: the state directory cannot be had.
+            EnvironmentFailure: the state directory cannot be had, or is another agent's.
         """
         self._open_state()
         async with asyncio.TaskGroup() as tasks:
@@ -374,12 +378,16 @@ class Agent:
         directory = self._settings.state_directory
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = self._path("lock").open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             life = self._path("life")
             self._life = 1 + (int(life.read_text("ascii")) if life.exists() else 0)
             write_private(life, str(self._life).encode())
             desired = self._path("desired.json")
             if desired.exists():
                 self._take_desired(desired.read_bytes())
+        except BlockingIOError as error:
+            raise EnvironmentFailure(f"{directory}: another agent runs there") from error
         except (OSError, ValueError) as error:
             raise EnvironmentFailure(f"{directory}: {error}") from error
         except DecodeError as error:  # of another version of this program; the bus tells it again
@@ -390,6 +398,34 @@ class Agent:
 
     def _store(self, fleet: str) -> Path:
         return self._path(f"fleet-{fleet}.db")
+
+
+def run_until_told(settings: AgentSettings) -> None:
+    """The agent of this machine, until SIGTERM or SIGINT.
+
+    Raises:
+        FirmwareNodeError: it cannot go on.
+    """
+
+    async def run() -> None:
+        units = None
+        if "units" in settings.kinds:
+            units = UnitKeeper(settings.site, settings.state_directory, Systemctl())
+        agent = Agent(settings, units=units, say=notify_systemd)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, agent.stop)
+        await agent.run()
+
+    try:
+        asyncio.run(run())
+    except ExceptionGroup as group:
+        first: BaseException = group
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        if isinstance(first, FirmwareNodeError):
+            raise first from group
+        raise
 
 
 async def _ended(place: _Place) -> None:

@@ -28,19 +28,23 @@ class SeenHost:
     desired: Desired = field(default_factory=Desired)
 
 
-async def look(broker: Broker, site: str) -> list[SeenHost]:
+def look(broker: Broker, site: str) -> list[SeenHost]:
     """Every host of which the broker knows, by name.
 
     Raises:
         EnvironmentFailure: the broker does not answer.
     """
+    return asyncio.run(_look(broker, site))
+
+
+async def _look(broker: Broker, site: str) -> list[SeenHost]:
     seen: dict[str, SeenHost] = {}
     async with _connected(broker, site, "+", seen):
         await asyncio.sleep(RETAINED_S)
     return [seen[name] for name in sorted(seen)]
 
 
-async def change(
+def change(
     broker: Broker, site: str, host: str, change_it: Callable[[Desired], Desired]
 ) -> Desired:
     """What the host shall run from now on.
@@ -49,6 +53,12 @@ async def change(
         ConfigError: it holds a key.
         EnvironmentFailure: the broker does not answer.
     """
+    return asyncio.run(_change(broker, site, host, change_it))
+
+
+async def _change(
+    broker: Broker, site: str, host: str, change_it: Callable[[Desired], Desired]
+) -> Desired:
     seen: dict[str, SeenHost] = {}
     async with _connected(broker, site, host, seen) as link:
         await asyncio.sleep(RETAINED_S)

@@ -11,18 +11,23 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from firmware_node.cli_agent import add_agent_parser, add_broker_arguments, broker_of, hosts_of
 from firmware_node.errors import ConfigError, EnvironmentFailure
 
 if TYPE_CHECKING:
+    from firmware_node.adapters.fleet.hosts import Hosts
     from firmware_node.adapters.fleet.journal import Journal
+    from firmware_node.adapters.fleet.run import Homes
+    from firmware_node.adapters.fleet.workers import Workers
     from firmware_node.fleet.campaign import Campaign
-    from firmware_node.fleet.terms import Member, Plan
+    from firmware_node.fleet.terms import Member, Order, Plan
 
 JOURNAL: Final = "journal.sqlite"
 SOCKET: Final = "control.sock"
@@ -64,6 +69,7 @@ def add_verbs(verbs: Any) -> None:
         "--token-file", type=Path, metavar="FILE", help="needed where others can reach the page"
     )
     run.add_argument("--json", action="store_true", help="the results, and nothing else")
+    add_broker_arguments(run)
 
     report = _verb(fleet, "report", _report, "write the reports of a run again, or print one")
     _state(report)
@@ -93,6 +99,7 @@ def add_verbs(verbs: Any) -> None:
     campaign.add_argument("action", choices=["start", "pause", "stop"])
     _state(campaign)
     campaign.add_argument("--json", action="store_true")
+    add_agent_parser(fleet)
 
 
 def _state(parser: argparse.ArgumentParser) -> None:
@@ -116,6 +123,8 @@ def _run(args: argparse.Namespace) -> int:
 
     if args.speed < 0:
         raise ConfigError(f"--speed: expected 0 or more, found {args.speed}")
+    if args.broker and args.shards:
+        raise ConfigError("--shards: hosts have processes as their own settings say")
     text = _read_plan(args.plan)
     plan = _plan(text, args.plan, vars(args))
     folder = args.state or Path(f"fleet-{plan.name}")
@@ -127,7 +136,9 @@ def _run(args: argparse.Namespace) -> int:
             journal = Journal.open(path)
             plan, campaign = _stored(journal)
         else:
-            _refuse_to_overwrite(path, args.fresh)
+            _refuse_to_overwrite(path, args)
+            if args.broker:
+                about["fleet"] = f"{plan.name}-{secrets.token_hex(3)}"  # another run, another name
             for name in REPORTS:
                 (folder / name).unlink(missing_ok=True)
             journal = Journal.create(path, about)
@@ -142,40 +153,42 @@ def _carry_out(
     from firmware_node.adapters.fleet.lines import view_of
     from firmware_node.adapters.fleet.run import FleetRun
     from firmware_node.adapters.fleet.serve import Page, serve
-    from firmware_node.adapters.fleet.workers import Workers
 
     begin_ms = journal.now_ms
     resumed = campaign.state != "ready"
     if resumed and journal.about()["state"] != "running":
         raise ConfigError(f"{folder}: that run is over; --fresh begins another")
-    orders = []
+    orders: list[Order] = []
     if resumed:
         campaign.run_to(begin_ms)
+    if resumed and not args.broker:
         orders = campaign.reoffer(begin_ms)
         journal.put_life(begin_ms)
-    files = _image_files(plan, Path(journal.about()["where"]).parent)
     out = sys.stderr if args.json else sys.stdout
-    workers = Workers(
-        plan,
-        args.shards or os.cpu_count() or 1,
-        files=files,
-        begin_ms=begin_ms,
-        kept=journal.kept() if resumed else None,
-        absent=journal.held(),
-    )
-    with workers:
+    page = None if args.no_web else Page(*_address(args), _token(args.token_file))
+    with contextlib.ExitStack() as stack:
+        homes: Homes
+        if args.broker:
+            hosts, orders = _hosts(args, plan, journal)
+            homes = stack.enter_context(hosts)
+            hosts.ready()
+        else:
+            hosts = None
+            homes = stack.enter_context(_workers(args, plan, journal, resumed))
         run = FleetRun(
             plan,
-            workers,
+            homes,
             campaign,
             journal,
             view_of(out),
-            speed=args.speed,
+            speed=0.0 if args.broker else args.speed,  # a turn of hosts waits for the wall
             stop_at_ms=_stop_at(args.stop_after),
             now_ms=begin_ms,
+            far=hosts,
         )
-        page = None if args.no_web else Page(*_address(args), _token(args.token_file))
         ended = serve(run, folder / SOCKET, page, orders)
+        if hosts is not None and ended != "left":
+            hosts.end()
     results = _write_reports(folder, plan, campaign, run.now_ms)
     totals = results["totals"]
     if args.json:
@@ -185,6 +198,45 @@ def _carry_out(
     if ended == "left":
         return 130
     return 0 if ended == "done" and not totals["failed"] else 1
+
+
+def _workers(args: argparse.Namespace, plan: Plan, journal: Journal, resumed: bool) -> Workers:
+    """The homes on this machine."""
+    from firmware_node.adapters.fleet.workers import Workers
+
+    about = journal.about()
+    if "fleet" in about:
+        raise ConfigError(f"{about['fleet']}: its homes are on hosts; name their --broker")
+    return Workers(
+        plan,
+        args.shards or os.cpu_count() or 1,
+        files=_image_files(plan, Path(about["where"]).parent),
+        begin_ms=journal.now_ms,
+        kept=journal.kept() if resumed else None,
+        absent=journal.held(),
+    )
+
+
+def _hosts(args: argparse.Namespace, plan: Plan, journal: Journal) -> tuple[Hosts, list[Order]]:
+    """The homes on hosts, and the orders that were to be given next."""
+    from firmware_node.adapters.fleet.run import HOSTS
+    from firmware_node.fleet.terms import Order
+
+    about = journal.about()
+    if "fleet" not in about:
+        raise ConfigError(f"{about['where']}: the homes of that run are here, not on hosts")
+    state = json.loads(about[HOSTS]) if HOSTS in about else {}
+    hosts = hosts_of(
+        args,
+        plan,
+        tomllib.loads(about["plan"]),
+        fleet=about["fleet"],
+        options=json.loads(about["options"]),
+        files=_image_files(plan, Path(about["where"]).parent),
+        state=state,
+        history=journal.all_orders(),
+    )
+    return hosts, [Order(*order) for order in state.get("next", ())]
 
 
 def _last_words(folder: Path, ended: str, results: Mapping[str, Any]) -> str:
@@ -213,17 +265,28 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _refuse_to_overwrite(path: Path, fresh: bool) -> None:
+def _refuse_to_overwrite(path: Path, args: argparse.Namespace) -> None:
+    """A run that was cut off, unless its loss is wanted; then its hosts are told so."""
     from firmware_node.adapters.fleet.journal import Journal
 
-    if fresh or not path.exists():
+    if not path.exists():
         return
     with contextlib.closing(Journal.open(path)) as journal:
-        if journal.about()["state"] == "running":
-            raise ConfigError(
-                f"{path.parent}: a run was cut off there; --resume goes on with it, --fresh throws "
-                "it away"
-            )
+        about = journal.about()
+    if about["state"] != "running":
+        return
+    if not args.fresh:
+        raise ConfigError(
+            f"{path.parent}: a run was cut off there; --resume goes on with it, --fresh throws it "
+            "away"
+        )
+    if "fleet" in about:
+        if not args.broker:
+            raise ConfigError(f"{path.parent}: hosts have its homes; name their --broker")
+        broker = broker_of(args)
+        from firmware_node.adapters.fleet.site import forget
+
+        forget(broker, args.site, about["fleet"])
 
 
 def _read_plan(path: Path) -> str:
@@ -333,6 +396,8 @@ def replay(args: argparse.Namespace) -> int:
     folder = _folder(args.state, JOURNAL)
     with contextlib.closing(Journal.open(folder / JOURNAL)) as journal:
         about = journal.about()
+        if "fleet" in about:
+            raise ConfigError(f"{folder}: its homes ran on hosts, in a time that is not kept here")
         plan = _plan(about["plan"], Path(about["where"]), json.loads(about["options"]))
         if plan.shape.seed != args.seed:
             raise ConfigError(f"{folder}: its seed is {plan.shape.seed}, not {args.seed}")

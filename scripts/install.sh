@@ -73,15 +73,20 @@ reload() {
         udevadm trigger --subsystem-match=gpio --subsystem-match=tty
     fi
 }
-instances() { systemctl list-units --all --plain --no-legend "$@" 'firmware-node@*.service' | cut -d' ' -f1; }
+# Instances, and the agent that may run them.
+instances() {
+    systemctl list-units --all --plain --no-legend "$@" 'firmware-node@*.service' \
+        firmware-node-agent.service | cut -d' ' -f1
+}
 
 if [ -n "$uninstall" ]; then
     if has_systemd; then
         for unit in $(instances); do systemctl disable --now --quiet "$unit" || true; done
     fi
     # Also instances that are enabled and not loaded, and those of a tree.
-    find "$units" -path '*.wants/firmware-node@*.service' -exec rm -f {} + 2>/dev/null || true
-    rm -f "$units/firmware-node@.service" "$units/firmware-node@hub.service.d/10-hub.conf" \
+    find "$units" -path '*.wants/firmware-node[@-]*.service' -exec rm -f {} + 2>/dev/null || true
+    rm -f "$units/firmware-node@.service" "$units/firmware-node-agent.service" \
+        "$units/firmware-node@hub.service.d/10-hub.conf" \
         "$sysusers" "$tmpfiles" "$root/etc/udev/rules.d/60-firmware-node.rules"
     rmdir "$units/firmware-node@hub.service.d" 2>/dev/null || true # kept with a drop-in of yours
     [ "$(readlink "$link" 2>/dev/null)" != "$prefix/current/bin/firmware-node" ] || rm -f "$link"
@@ -167,13 +172,14 @@ END
         install -D -m 644 "$tree/systemd/$1" "$release.part/share/system/$2"
         sed -i "s|/opt/firmware-node/|$prefix/|g" "$release.part/share/system/$2"
     }
-    for unit in firmware-node@.service firmware-node@hub.service.d/10-hub.conf; do
+    for unit in firmware-node@.service firmware-node@hub.service.d/10-hub.conf \
+        firmware-node-agent.service; do
         bring "$unit" "etc/systemd/system/$unit"
     done
     bring firmware-node.sysusers etc/sysusers.d/firmware-node.conf
     bring firmware-node.tmpfiles etc/tmpfiles.d/firmware-node.conf
     bring 60-firmware-node.rules etc/udev/rules.d/60-firmware-node.rules
-    cp "$tree"/systemd/firmware-node@.service.d/*.example "$release.part/share"
+    cp "$tree"/systemd/*.service.d/*.example "$release.part/share"
     if [ -z "$target" ]; then
         "$release.part/bin/python" "$release.part/bin/firmware-node" --version >/dev/null ||
             fail 2 "$wheelhouse: the program in it does not start"

@@ -46,6 +46,19 @@ MAY_IMPORT = {
     "adapters.fleet.journal": ("fleet.campaign", "fleet.home"),
     "adapters.fleet.run": ("fleet.campaign", "fleet.home", "fleet.results"),
     "adapters.fleet.workers": ("fleet.home", "fleet.shard", "fleet.stock"),
+    **dict.fromkeys(
+        (
+            *("adapters.fleet.agent", "adapters.fleet.agent_settings", "adapters.fleet.link"),
+            *("adapters.fleet.site", "adapters.fleet.units"),
+        ),
+        ("fleet.bus", "fleet.streams", "fleet.plan_values"),
+    ),
+    "adapters.fleet.hosts": ("fleet.bus", "fleet.streams", "fleet.campaign", "fleet.home"),
+    "adapters.fleet.shares": (
+        *("fleet.bus", "fleet.streams", "fleet.plan"),
+        *("fleet.shard", "fleet.stock", "fleet.home"),
+    ),
+    "adapters.fleet.shard_store": ("fleet.streams", "fleet.home"),
     "cli_fleet": ("",),
     "adapters.daemon": ("node.",),  # the drivers know their machines
     "adapters.hub_daemon": ("rig.",),
@@ -56,6 +69,7 @@ MAY_IMPORT = {
     "replay": (*FOUNDATION, "rig.", "wire.", "crypto", "tools."),
     "demo": (*FOUNDATION, "adapters.control_client", "tools.render"),
     "cli": ("",),  # anything
+    "cli_agent": ("",),
     "cli_dcc": ("",),
     "cli_operator": ("",),
     "cli_radio": ("",),
@@ -85,11 +99,16 @@ ONLY_IMPORTED_IN = {
         "tools.decode_input",
     ),
     "signxml": ("tools.duis.signature",),
+    "aiomqtt": ("adapters.fleet.link",),
+    "paho": ("adapters.fleet.link",),
     "aiohttp": ("adapters.fleet.web",),
     "prometheus_client": ("adapters.fleet.metrics", "adapters.fleet.web"),
     "rich": ("adapters.fleet.terminal",),
     "h11": ("adapters.control", "adapters.sinks"),
-    "sqlite3": ("adapters.storage", "adapters.spool", "adapters.fleet.journal"),
+    "sqlite3": (
+        *("adapters.storage", "adapters.spool"),
+        *("adapters.fleet.journal", "adapters.fleet.shard_store"),
+    ),
     "serial": ("adapters.znp.ports",),
 }
 # The daemons' drivers: whatever a step raises ends the process, told once. To the replay of a

@@ -77,10 +77,6 @@ class Shard:
         """See ``FleetHome.show``."""
         return self._homes[self.home_of(member)].show(member)
 
-    def keep(self, member: int) -> Kept:
-        """See ``FleetHome.keep``."""
-        return self._homes[self.home_of(member)].keep(member)
-
     def keep_changed(self) -> dict[int, Kept]:
         """See ``FleetHome.keep_changed``."""
         changed: dict[int, Kept] = {}

@@ -48,6 +48,9 @@ def _cost(devices: int, size: int, *, update: bool = True) -> _Cost:
     with Workers(_plan(few, size), SHARDS) as workers:
         workers.ready()
         bare = sum(workers.sizes())
+        workers.turn(SETTLE_MS, ())
+        some = workers.keep_changed().values()
+        kept = sum(sum(map(len, one.records.values())) for one in some) / few
     began = time.perf_counter()
     with Workers(plan, SHARDS) as workers:
         workers.ready()
@@ -57,8 +60,6 @@ def _cost(devices: int, size: int, *, update: bool = True) -> _Cost:
             workers.turn(now_ms, ())
         start_s = time.perf_counter() - began
         rss = sum(workers.sizes())
-        some = workers.keep(range(len(HOME)))
-        kept = sum(sum(map(len, one.records.values())) for one in some.values()) / len(some)
         began = time.perf_counter()
         if update:
             _update(plan, workers, now_ms)

@@ -97,6 +97,8 @@ def test_the_tree_holds_program_units_and_rules_and_names_nothing_of_this_machin
     assert first == f"#!/opt/firmware-node/releases/{name}/bin/python"
     unit = (root / "etc/systemd/system/firmware-node@.service").read_text()
     assert "ExecStart=/opt/firmware-node/current/bin/firmware-node " in unit
+    unit = (root / "etc/systemd/system/firmware-node-agent.service").read_text()
+    assert "ExecStart=/opt/firmware-node/current/bin/firmware-node " in unit
     for path in (
         "etc/systemd/system/firmware-node@hub.service.d/10-hub.conf",
         "etc/udev/rules.d/60-firmware-node.rules",
@@ -149,8 +151,8 @@ def test_uninstall_leaves_what_is_the_operators_and_purge_does_not(
         path.write_text("mine")
     wants = root / "etc/systemd/system/multi-user.target.wants"
     wants.mkdir()
-    enabled = wants / "firmware-node@ppmid.service"
-    enabled.symlink_to("/etc/systemd/system/firmware-node@.service")
+    for unit in ("firmware-node@ppmid.service", "firmware-node-agent.service"):
+        (wants / unit).symlink_to("/etc/systemd/system/firmware-node@.service")
     install(root, "--uninstall")
     files = [path for path in root.rglob("*") if path.is_file() or path.is_symlink()]
     assert sorted(files) == sorted(own)

@@ -126,6 +126,10 @@ class Journal:
             [(turn_ms, *order) for order in orders],
         )
 
+    def put_about(self, name: str, value: str) -> None:
+        """In place of what it was."""
+        self._execute("INSERT OR REPLACE INTO about VALUES (?, ?)", [(name, value)])
+
     def put_life(self, begin_ms: int) -> None:
         """The run goes on from there."""
         self._execute("INSERT INTO life VALUES (?)", [(begin_ms,)])
@@ -186,6 +190,11 @@ class Journal:
             tuple(members),
         )
         return [(turn_ms, Order(*order)) for turn_ms, *order in rows]
+
+    def all_orders(self) -> list[Order]:
+        """Every order that was given, in order."""
+        rows = self._database.execute("SELECT verb, member, image, amount FROM orders ORDER BY n")
+        return [Order(*row) for row in rows]
 
     def held(self) -> frozenset[int]:
         """Members that were paused or removed, and not taken back."""

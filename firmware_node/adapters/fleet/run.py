@@ -14,6 +14,7 @@ part of the run, so they are written down as well.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ UPDATE_S: Final = 0.25  # wall time between updates of the views
 # on, and the clock does not run off.
 PAUSED_SPEED: Final = 60.0
 EVENTS_SHOWN: Final = 200  # of one device, to whoever asks
+HOSTS: Final = "hosts"  # in the journal: their state, and the orders for the turn that comes
 
 
 class Homes(Protocol):
@@ -53,6 +55,19 @@ class Homes(Protocol):
         """What every device made durable that wrote something since this was last asked."""
 
 
+class Far(Protocol):
+    """What homes on hosts need besides: ``Hosts``."""
+
+    def again(self, campaign: Campaign, now_ms: int, orders: Sequence[Order]) -> list[Order]:
+        """These orders, and those that members need whose hubs and devices began anew."""
+
+    def state(self) -> dict[str, Any]:
+        """What the journal keeps of the hosts, as of the end of the last turn."""
+
+    def settle(self) -> None:
+        """That, the orders and the events so far are durable."""
+
+
 class View(Protocol):
     """A terminal."""
 
@@ -69,6 +84,7 @@ class FleetRun:
 
     ``campaign`` may have a history; then the run goes on from the journal's last turn.
     ``speed`` 0: as fast as it goes. ``stop_at_ms``: the run ends there, whatever is under way.
+    ``far``: the homes, where hosts run them; no order leaves before it is in the journal.
     """
 
     plan: Plan
@@ -79,6 +95,7 @@ class FleetRun:
     speed: float = 0.0
     stop_at_ms: int | None = None
     now_ms: int = 0
+    far: Far | None = None
     stopping: bool = False  # leave as it stands, after this turn
     _live: Live = field(init=False)
     _actions: list[str] = field(init=False, default_factory=list)
@@ -126,8 +143,8 @@ class FleetRun:
             self._live.turn_took(time.monotonic() - began_s)
             self.now_ms = end_ms
             orders = self._after_turn(events)
-            await self._write_down(at_once=bool(asked))
-        await self._write_down(ended)
+            await self._write_down(orders, at_once=bool(asked))
+        await self._write_down(orders, ended)
         self._update(last=True)
         self.view.end(self._live.snapshot())
         return ended
@@ -221,6 +238,8 @@ class FleetRun:
         actions, self._actions = tuple(self._actions), []
         turn = Turn(self.now_ms, events, actions)
         following = self.campaign.turn(turn)
+        if self.far is not None:
+            following = self.far.again(self.campaign, self.now_ms, following)
         if events or actions:
             self.journal.put_turn(turn)
         self._live.happened(events)
@@ -229,7 +248,9 @@ class FleetRun:
             self._update()
         return following
 
-    async def _write_down(self, ended: str | None = None, *, at_once: bool = False) -> None:
+    async def _write_down(
+        self, orders: Sequence[Order], ended: str | None = None, *, at_once: bool = False
+    ) -> None:
         due = at_once or time.monotonic() - self._committed_s >= COMMIT_S
         if ended is None and not due:
             return
@@ -237,7 +258,11 @@ class FleetRun:
             async with self._homes_free:
                 self.journal.put_kept(await asyncio.to_thread(self.homes.keep_changed))
         state = "running" if ended in (None, "left") else str(ended)
+        if self.far is not None:
+            self.journal.put_about(HOSTS, json.dumps({**self.far.state(), "next": orders}))
         self.journal.commit(self.now_ms, state)
+        if self.far is not None:
+            self.far.settle()
         self._committed_s = time.monotonic()
 
     def _update(self, last: bool = False) -> None:

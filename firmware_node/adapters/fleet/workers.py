@@ -43,26 +43,29 @@ class Workers:
         begin_ms: int = 0,
         kept: Mapping[int, Kept] | None = None,
         absent: frozenset[int] = frozenset(),
+        homes: range | None = None,  # consecutive ones; default: all of the plan's
     ) -> None:
         self._plan = plan
         self._shape = plan.shape
-        self._count = max(1, min(count, plan.shape.homes))
+        first = plan.shape.first_index
+        all_homes = range(first, first + plan.shape.homes) if homes is None else homes
+        self._first_home = all_homes.start - first
+        self._count = max(1, min(count, len(all_homes)))
         self._next_ms: list[int | None] = [begin_ms] * self._count
         self._pipes: list[Connection] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="shard")
-        first, last = plan.shape.first_index, plan.shape.first_index + plan.shape.homes
         for number in range(self._count):
             mine = {
                 member: state
                 for member, state in (kept or {}).items()
                 if self._owner(member) == number
             }
-            homes = range(first + number, last, self._count)
             process, pipe = _started()
             self._processes.append(process)
             self._pipes.append(pipe)
-            pipe.send((plan, dict(files or {}), homes, begin_ms, mine, absent))
+            share = all_homes[number :: self._count]
+            pipe.send((plan, dict(files or {}), share, begin_ms, mine, absent))
 
     def __enter__(self) -> Workers:
         return self
@@ -107,19 +110,8 @@ class Workers:
         shown: dict[str, Any] = self._ask(self._owner(member), "show", member)
         return shown
 
-    def keep(self, members: Sequence[int]) -> dict[int, Kept]:
-        """What these devices have made durable."""
-        shares: list[list[int]] = [[] for _ in self._pipes]
-        for member in members:
-            shares[self._owner(member)].append(member)
-        kept: dict[int, Kept] = {}
-        for number, share in enumerate(shares):
-            if share:
-                kept |= self._ask(number, "keep", share)
-        return kept
-
     def keep_changed(self) -> dict[int, Kept]:
-        """The same of every device that wrote something since this was last asked."""
+        """What every device made durable that wrote something since this was last asked."""
         kept: dict[int, Kept] = {}
         for number in range(self._count):
             kept |= self._ask(number, "keep_changed")
@@ -144,7 +136,7 @@ class Workers:
         self._threads.shutdown()
 
     def _owner(self, member: int) -> int:
-        return member // self._shape.per_home % self._count
+        return (member // self._shape.per_home - self._first_home) % self._count
 
     def _ask(self, number: int, what: str, *args: object) -> Any:
         pipe = self._pipes[number]
@@ -204,7 +196,6 @@ def _verbs(shard: Shard) -> dict[str, Callable[..., object]]:
         "turn": turn,
         "ready": lambda: None,
         "show": shard.show,
-        "keep": lambda members: {member: shard.keep(member) for member in members},
         "keep_changed": shard.keep_changed,
         "size": _resident,
     }

@@ -60,6 +60,7 @@ class Attempt:
     from_version: int
     to_version: int
     begun_ms: int | None = None  # None: it was skipped
+    verified_ms: int | None = None  # by who is commanded to activate
     ended_ms: int | None = None
     result: str = "in_flight"
     failed_in: str | None = None
@@ -85,7 +86,13 @@ class WaveProgress:
     failed: int = 0
     skipped: int = 0
     queue: deque[int] = field(default_factory=deque)  # selected, and not offered yet
-    timeline: dict[int, list[int]] = field(default_factory=dict)  # minute: done, failed
+    timeline: dict[int, list[int]] = field(default_factory=dict)  # see minute
+
+    def minute(self, at_ms: int) -> list[int]:
+        """Of the timeline: members done and failed in it, and by how many more (or fewer) have a
+        verified image and no outcome.
+        """
+        return self.timeline.setdefault(at_ms // 60_000, [0, 0, 0])
 
     @property
     def has_room(self) -> bool:
@@ -245,8 +252,11 @@ class Campaign:
         elif row.finish == CS06:
             if row.verified and not was_verified:
                 self._to_activate.append(event.member)
-                progress = self.waves[self._in_flight[event.member].wave]
+                attempt = self._in_flight[event.member]
+                attempt.verified_ms = event.at_ms
+                progress = self.waves[attempt.wave]
                 progress.holding += progress.wave.activate == "at"
+                progress.minute(event.at_ms)[2] += 1
             if event.name == "delivered" and _is_command_lost(event, row):
                 at_ms = event.at_ms + COMMAND_AGAIN_MS
                 heapq.heappush(self._again, (at_ms, event.member, self._attempt_number(row)))
@@ -262,7 +272,8 @@ class Campaign:
         wave = self.waves[attempt.wave]
         wave.in_flight -= 1
         wave.holding -= row.verified and wave.wave.activate == "at"
-        minute = wave.timeline.setdefault(row.ended_ms // 60_000, [0, 0])
+        minute = wave.minute(row.ended_ms)
+        minute[2] -= attempt.verified_ms is not None
         if row.cause is None:
             wave.done += 1
             minute[0] += 1

@@ -391,23 +391,19 @@ class FleetHome:
             if rule.what == "clock_drift":
                 place.ppm = rule.amount if draw.below(2) else -rule.amount
                 continue
-            if at_ms < begin_ms:
-                continue
-            self._world.after(at_ms - begin_ms, self._fault(rule, place))
+            if at_ms >= begin_ms:
+                self._world.after(at_ms - begin_ms, self._fault(rule, place))
+            elif rule.what in ("loss", "hub_away"):
+                for_ms = max(at_ms + rule.for_ms - begin_ms, 0)
+                if for_ms or (rule.what == "loss" and not rule.for_ms):
+                    self._spoil(rule, for_ms)
 
     def _fault(self, rule: FaultRule, place: _Place) -> Callable[[], None]:
-        world = self._world
-
         def happen() -> None:
             self._tell(place, "fault", {"what": rule.what, "for_ms": rule.for_ms})
             match rule.what:
-                case "loss":
-                    world.air = replace(self._quiet, loss=rule.amount)
-                    if rule.for_ms:
-                        world.after(rule.for_ms, lambda: setattr(world, "air", self._quiet))
-                case "hub_away":
-                    world.hub_reachable = False
-                    world.after(rule.for_ms, lambda: setattr(world, "hub_reachable", True))
+                case "loss" | "hub_away":
+                    self._spoil(rule, rule.for_ms)
                 case "power_cut":
                     self._switch_off(place)
                     self._after(rule.for_ms, place, self._switch_on)
@@ -415,6 +411,17 @@ class FleetHome:
                     place.medium.cut_at = place.medium.calls + max(rule.amount, 1)
 
         return happen
+
+    def _spoil(self, rule: FaultRule, for_ms: int) -> None:
+        """The home's air, or its hub, for so long; loss of 0 ms for ever."""
+        world = self._world
+        if rule.what == "loss":
+            world.air = replace(self._quiet, loss=rule.amount)
+            if for_ms:
+                world.after(for_ms, lambda: setattr(world, "air", self._quiet))
+        else:
+            world.hub_reachable = False
+            world.after(for_ms, lambda: setattr(world, "hub_reachable", True))
 
     # --- what is told -----------------------------------------------------------------------------
 

@@ -430,7 +430,11 @@ class Live:
         grew, left = last.behind - first.behind, members - last.behind
         if left <= 0:
             return 0
-        return round(1000 * left * virtual_s / grew) if grew > 0 else None
+        eta_ms = round(1000 * left * virtual_s / grew) if grew > 0 else None
+        # While a campaign waits for an hour or a window, its rate says nothing.
+        return (
+            eta_ms if eta_ms is not None and self._now_ms + eta_ms <= self._plan.limit_ms else None
+        )
 
     def _point(self) -> tuple[int, int, int, int]:
         done, failed = self._totals["done"], self._totals["failed"]

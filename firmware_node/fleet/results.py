@@ -28,10 +28,11 @@ value that is not known is null. The document::
         "done": 9, "failed": 1, "skipped": 0,
         "concurrency": 50,                  # 0: all at once
         "at_once": 10,                      # the most that were in flight together
-        "timeline": [{"minute": 5, "done": 6, "failed": 0},    # outcomes in that minute of the
-                     {"minute": 6, "done": 3, "failed": 1}],   # run; minutes without are left out
+        "timeline": [                       # by minute of the run; those without are left out
+          {"minute": 5, "done": 6, "failed": 0, "holding": 1},     # outcomes; by how many more have
+          {"minute": 6, "done": 3, "failed": 1, "holding": -1}],   # a verified image and no outcome
       }],
-      "durations": {                        # of the attempts that were done, from offer to outcome
+      "durations": {                        # of the attempts that were done: their "duration_ms"
         "count": 957, "min_ms": 95000, "p50_ms": 240000, "p90_ms": 410000, "p99_ms": 900000,
         "max_ms": 1300000, "mean_ms": 260000           # null when the count is 0
       },
@@ -57,14 +58,17 @@ value that is not known is null. The document::
         "from_version": "00000001", "to_version": "00000002",    # of its last attempt
         "version": "00000002",              # that it runs, as far as it said
         "failed_in": null, "cause": null, "words": null,
-        "begun_ms": 0, "ended_ms": 240000, "duration_ms": 240000,
+        "begun_ms": 0, "ended_ms": 240000,
+        "verified_ms": null,                # of an HCALCS: when it said that its image is good
+        "duration_ms": 240000,              # from offer to outcome, less the time for which the
+                                            # image was held until a moment for all
         "offset": 65596, "total": 65596,    # bytes of the download
         "starts": 2, "retries": 3,          # of the process; of blocks
         "messages": ["CCS08 alert 8F8A: transfer success (signature valid)"],  # oldest first
         "attempts": [{                      # one for each wave that it was in, the last one too
           "wave": "pilot", "image": "ppmid-2", "from_version": "00000001",
           "to_version": "00000002", "result": "done",  # done failed skipped in_flight
-          "begun_ms": 0, "ended_ms": 240000, "duration_ms": 240000,
+          "begun_ms": 0, "ended_ms": 240000, "verified_ms": null, "duration_ms": 240000,
           "failed_in": null, "cause": null, "words": null
         }]
       }]
@@ -112,11 +116,10 @@ def results(plan: Plan, campaign: Campaign, now_ms: int | None = None) -> Docume
         "totals": _totals(rows, devices, campaign),
         "waves": [_wave(wave) for wave in campaign.waves],
         "durations": durations(
-            attempt.ended_ms - attempt.begun_ms
+            duration_ms
             for _, attempt in attempts
             if attempt.result == "done"
-            and attempt.ended_ms is not None
-            and attempt.begun_ms is not None
+            and (duration_ms := _duration_ms(attempt, campaign)) is not None
         ),
         "failures": _reasons("failed", attempts, campaign),
         "skips": _reasons("skipped", attempts, campaign),
@@ -185,8 +188,8 @@ def _wave(progress: WaveProgress) -> Document:
         "concurrency": progress.wave.concurrency,
         "at_once": progress.at_once,
         "timeline": [
-            {"minute": minute, "done": done, "failed": failed}
-            for minute, (done, failed) in sorted(progress.timeline.items())
+            {"minute": minute, "done": done, "failed": failed, "holding": holding}
+            for minute, (done, failed, holding) in sorted(progress.timeline.items())
         ],
     }
 
@@ -248,14 +251,11 @@ def _device(row: Row, campaign: Campaign, waiting: set[int]) -> Document:
 
 _ATTEMPT_KEYS: Final = (
     *("wave", "image", "from_version", "to_version", "result", "begun_ms", "ended_ms"),
-    *("duration_ms", "failed_in", "cause", "words"),
+    *("verified_ms", "duration_ms", "failed_in", "cause", "words"),
 )
 
 
 def _attempt(attempt: Attempt, campaign: Campaign) -> Document:
-    duration_ms = None
-    if attempt.begun_ms is not None and attempt.ended_ms is not None:
-        duration_ms = attempt.ended_ms - attempt.begun_ms
     return {
         "wave": campaign.waves[attempt.wave].wave.name,
         "image": attempt.image,
@@ -264,11 +264,22 @@ def _attempt(attempt: Attempt, campaign: Campaign) -> Document:
         "result": attempt.result,
         "begun_ms": attempt.begun_ms,
         "ended_ms": attempt.ended_ms,
-        "duration_ms": duration_ms,
+        "verified_ms": attempt.verified_ms,
+        "duration_ms": _duration_ms(attempt, campaign),
         "failed_in": attempt.failed_in,
         "cause": attempt.cause,
         "words": cause_words(attempt.cause),
     }
+
+
+def _duration_ms(attempt: Attempt, campaign: Campaign) -> int | None:
+    if attempt.begun_ms is None or attempt.ended_ms is None:
+        return None
+    activate_at_ms = campaign.waves[attempt.wave].wave.activate_at_ms
+    held_ms = 0
+    if activate_at_ms is not None and attempt.verified_ms is not None:
+        held_ms = max(0, min(attempt.ended_ms, activate_at_ms) - attempt.verified_ms)
+    return attempt.ended_ms - attempt.begun_ms - held_ms
 
 
 def _hex(version: int) -> str:

@@ -115,16 +115,14 @@ def _totals(results: Document) -> str:
 
 def _waves(results: Document) -> str:
     begun = [wave for wave in results["waves"] if wave["begun_ms"] is not None]
-    start = min((wave["begun_ms"] for wave in begun), default=0)
-    ends = [results["now_ms"] if w["ended_ms"] is None else w["ended_ms"] for w in begun]
-    end = max(ends, default=results["now_ms"])
     parts = [
-        '<p class="legend"><i class="done"></i> done <i class="failed"></i> failed, '
-        "summed up over the wave; every plot has the same time axis</p>"
+        '<p class="legend"><i class="failed"></i> failed <i class="done"></i> done '
+        '<i class="holding"></i> has its image, which is verified; summed up from the beginning of '
+        "the wave to its end</p>"
     ]
     for wave in results["waves"]:
         name = f"<h3>{escape(wave['name'])} <small>{escape(_wave_words(wave))}</small></h3>"
-        plot = fleet_plots.wave_timeline(wave, start, end) if wave in begun else ""
+        plot = fleet_plots.wave_timeline(wave, results["now_ms"]) if wave in begun else ""
         parts.append(f'<div class="wave">{name}{plot}</div>')
     return f'{parts[0]}<div class="waves">{"".join(parts[1:])}</div>'
 

@@ -22,36 +22,43 @@ _MINUTE_MS: Final = 60_000
 _WORDS_WIDTH: Final = 7.2  # of a character, about
 
 
-def wave_timeline(wave: Mapping[str, Any], start_ms: int, end_ms: int) -> str:
-    """Members with an outcome over time, failed below and done above, to the wave's size."""
+def wave_timeline(wave: Mapping[str, Any], now_ms: int) -> str:
+    """A wave's members from its beginning to its end, or now: failed, done, and on top of them
+    those that have their image and no outcome yet.
+    """
     height, top, bottom = 150, 14, 34
     size: int = max(1, wave["size"], wave["done"] + wave["failed"])
-    axis = _TimeAxis(start_ms, max(end_ms, start_ms + 1))
+    start_ms = wave["begun_ms"]
+    end_ms = max(now_ms if wave["ended_ms"] is None else wave["ended_ms"], start_ms + 1)
+    axis = _TimeAxis(start_ms, end_ms)
 
     def y(members: float) -> float:
         return height - bottom - (height - top - bottom) * members / size
 
-    points = [(wave["begun_ms"] if wave["begun_ms"] is not None else start_ms, 0, 0)]
+    points = [(start_ms, 0, 0, 0)]
     for entry in wave["timeline"]:
-        _, done, failed = points[-1]
-        begun = max(points[-1][0], entry["minute"] * _MINUTE_MS)
-        points.append((begun, done, failed))
+        at, done, failed, holding = points[-1]
+        begun = max(at, entry["minute"] * _MINUTE_MS)
+        points.append((begun, done, failed, holding))
         end = min((entry["minute"] + 1) * _MINUTE_MS, max(end_ms, begun))
-        points.append((end, done + entry["done"], failed + entry["failed"]))
-    points.append((max(points[-1][0], end_ms), points[-1][1], points[-1][2]))
-    below = [(axis.x(at), y(failed)) for at, _, failed in points]
-    above = [(axis.x(at), y(failed + done)) for at, done, failed in points]
-    floor = [(axis.x(at), y(0)) for at, _, _ in points]
+        done, failed = done + entry["done"], failed + entry["failed"]
+        points.append((end, done, failed, holding + entry["holding"]))
+    points.append((max(points[-1][0], end_ms), *points[-1][1:]))
+    floor = [(axis.x(at), y(0)) for at, *_ in points]
+    below = [(axis.x(at), y(failed)) for at, _, failed, _ in points]
+    above = [(axis.x(at), y(failed + done)) for at, done, failed, _ in points]
+    held = [(axis.x(at), y(failed + done + holding)) for at, done, failed, holding in points]
     words = (
         f"Wave {wave['name']}: {wave['done']} done, {wave['failed']} failed of {wave['size']} "
         f"in {_span(wave)}"
     )
     parts = [
         *_grid_lines(WIDTH, size, y),
+        _area("holding", above, held),
         _area("done", below, above),
         _area("failed", floor, below),
         *axis.draw(height - bottom),
-        _text(_LEFT, top - 4, "members with an outcome", "start"),
+        _text(_LEFT, top - 4, "members", "start"),
     ]
     return _svg(WIDTH, height, words, parts)
 
@@ -112,7 +119,7 @@ def durations(values_ms: Sequence[int], summary: Mapping[str, Any]) -> str:
         _text(
             (_LEFT + WIDE - _RIGHT) / 2,
             height - 6,
-            "from the offer to the outcome (min:s)",
+            "from the offer to the outcome, less what was held until a moment for all (min:s)",
             "middle",
         )
     )

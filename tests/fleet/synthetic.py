@@ -109,6 +109,7 @@ def _device(
         "result": result,
         "begun_ms": None if result == "skipped" else begun,
         "ended_ms": ended,
+        "verified_ms": None,
         "duration_ms": None if ended is None or result == "skipped" else ended - begun,
         "failed_in": bad[0],
         "cause": bad[1],
@@ -138,7 +139,9 @@ def _count(wave: Document, result: str, begun: int, ended: int | None) -> None:
     if ended is not None:
         wave["ended_ms"] = max(ended, wave["ended_ms"] or 0)
     if ended is not None and result != "skipped":
-        minute = wave["timeline"].setdefault(ended // _MINUTE, {"done": 0, "failed": 0})
+        minute = wave["timeline"].setdefault(
+            ended // _MINUTE, {"done": 0, "failed": 0, "holding": 0}
+        )
         minute[result] += 1
 
 

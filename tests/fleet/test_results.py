@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from stories import WAVE, Story, cs09, plan_of, told
+from stories import WAVE, Story, cs09, later, plan_of, receipt, told
 from synthetic import Document, synthetic
 
 from firmware_node.fleet.results import durations, results
@@ -84,9 +84,34 @@ def test_who_failed_and_was_mended_counts_as_done_and_its_failure_is_still_told(
 
 def test_outcomes_are_counted_by_the_minute_they_came_in() -> None:
     one, rest = real()["waves"]
-    assert one["timeline"] == [{"minute": 1, "done": 1, "failed": 1}]
-    assert rest["timeline"] == [{"minute": 3, "done": 7, "failed": 0}]
+    assert one["timeline"] == [{"minute": 1, "done": 1, "failed": 1, "holding": 0}]
+    assert rest["timeline"] == [{"minute": 3, "done": 7, "failed": 0, "holding": 0}]
     assert (one["state"], rest["state"], rest["in_flight"]) == ("done", "running", 1)
+
+
+def test_what_a_switch_holds_until_a_moment_for_all_is_no_part_of_its_duration() -> None:
+    hour_ms = 3_600_000
+    wave = replace(WAVE, name="night", image="hcalcs-2", activate="at", activate_at_ms=10 * hour_ms)
+    story = Story(plan_of(wave, homes=2, kind=DeviceType.HCALCS))
+    begun_ms = story.campaign.attempts[0][0].begun_ms
+    assert begun_ms is not None
+    story.turn(130_000, receipt(125_000, 0), receipt(61_000, 1))
+    held: Document = dict(results(story.plan, story.campaign))
+    assert held["waves"][0]["timeline"] == [
+        {"minute": 1, "done": 0, "failed": 0, "holding": 1},
+        {"minute": 2, "done": 0, "failed": 0, "holding": 1},
+    ]
+    story.turn(10 * hour_ms + 9_000, *(later(10 * hour_ms + 4_000, who) for who in (0, 1)))
+    document: Document = dict(results(story.plan, story.campaign))
+    assert document["waves"][0]["timeline"][-1] == {
+        "minute": 600,
+        "done": 2,
+        "failed": 0,
+        "holding": -2,
+    }
+    found = [device["duration_ms"] for device in document["devices"]]
+    assert found == [125_000 - begun_ms + 4_000, 61_000 - begun_ms + 4_000]
+    assert document["durations"]["max_ms"] == found[0]
 
 
 def test_percentiles_are_values_that_there_were() -> None:

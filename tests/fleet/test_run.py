@@ -180,6 +180,24 @@ def test_a_device_that_is_put_back_to_what_it_kept_goes_on_with_its_download() -
     assert again.show(0)["banks"][BankId.B.value]["state"] == "confirmed"
 
 
+@pytest.mark.parametrize("what", ["hub_away", "loss"])
+def test_a_fault_that_lasts_is_still_there_when_a_run_goes_on(what: str) -> None:
+    rule = FaultRule(what, Selection(percent=100), at_ms=20_000, for_ms=600_000, amount=100)
+    plan = Plan(
+        "away",
+        Shape(1, ((PPMID, 1),)),
+        images=(ImageSpec("p2", PPMID, 2, size=4_096),),
+        faults=(rule,),
+    )
+    home = FleetHome(plan, Stock(plan), 0, begin_ms=60_000)
+    home.obey(Order("offer", 0, "p2"))
+    told = home.run_to(610_000)
+    assert not {"download_started", "fault"} & {event.name for event in told}
+    told = home.run_to(3_000_000)
+    assert "download_started" in {event.name for event in told}
+    assert next(event.at_ms for event in told if event.name == "download_started") > 620_000
+
+
 # --- as people run it -----------------------------------------------------------------------------
 
 

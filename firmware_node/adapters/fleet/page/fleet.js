@@ -138,8 +138,9 @@ function cell(pen, x, y, size, group, percent) {
     const dot = Math.max(2, side * 0.4);
     pen.fillRect(x + (side - dot) / 2, y + (side - dot) / 2, dot, dot);
   } else if (key === "off") {
-    pen.lineWidth = Math.max(1, side * 0.14);
-    pen.strokeRect(x + 1, y + 1, side - 2, side - 2);
+    const line = Math.max(1, side * 0.14);
+    pen.lineWidth = line;
+    pen.strokeRect(x + line / 2, y + line / 2, side - line, side - line);
   } else if (key === "way") {
     pen.fillStyle = colours["--way-soft"];
     pen.fillRect(x, y, side, side);

@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import sys
+import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -37,6 +38,7 @@ WEB: Final = "127.0.0.1:0"
 CUT_FOR: Final = "60s"
 _OVERRIDES: Final = ("homes", "devices", "first_index", "seed", "start_jitter", "max_concurrent")
 EVENTS_SHOWN: Final = 30
+LOOK_S: Final = 0.5  # between two looks at a run that goes on; it commits every second
 
 
 def add_verbs(verbs: Any) -> None:
@@ -75,6 +77,12 @@ def add_verbs(verbs: Any) -> None:
     _state(report)
     report.add_argument("--print", choices=["json", "junit", "html"], dest="form")
     report.add_argument("--json", action="store_const", const="json", dest="form")
+
+    log = _verb(fleet, "log", _log, "every event of a run, a line each, with its device")
+    log.add_argument("device", nargs="*", help="these alone: entity id, or number in the fleet")
+    log.add_argument("--follow", action="store_true", help="and what comes, while the run goes on")
+    _state(log)
+    log.add_argument("--json", action="store_true", help="a JSON document a line")
 
     listed = _verb(fleet, "list", _list, "the devices of a run that goes on")
     _state(listed)
@@ -441,6 +449,37 @@ def _member_of(plan: Plan, text: str) -> Member:
             if member.entity_id == wanted:
                 return member
     raise ConfigError(f"device: {text} is not in this fleet")
+
+
+def _log(args: argparse.Namespace) -> int:
+    from firmware_node.adapters.fleet.journal import Journal
+    from firmware_node.tools.render import printable
+    from firmware_node.wire.zcl import utc_text
+
+    folder = _folder(args.state, JOURNAL)
+    with contextlib.closing(Journal.open(folder / JOURNAL)) as journal:
+        about = journal.about()
+        plan = _plan(about["plan"], Path(about["where"]), json.loads(about["options"]))
+        wanted = {_member_of(plan, text).index for text in args.device}
+        last, goes_on = 0, True
+        while goes_on:
+            goes_on = args.follow and journal.about()["state"] == "running"
+            for number, event in journal.events_after(last):
+                last = number
+                if wanted and event.member not in wanted:
+                    continue
+                at = utc_text(plan.start_utc + event.at_ms // 1000)
+                who = str(plan.shape.member(event.member).entity_id)
+                if args.json:
+                    fields = {"at": at, "at_ms": event.at_ms, "entity_id": who, "name": event.name}
+                    print(json.dumps(fields | {"fields": dict(event.fields)}))
+                else:
+                    said = " ".join(f"{field}={value}" for field, value in event.fields.items())
+                    print(printable(f"{at} {who} {event.name} {said}"))
+            sys.stdout.flush()
+            if goes_on:
+                time.sleep(LOOK_S)
+    return 0
 
 
 def _event_line(at_ms: int, name: str, fields: Mapping[str, Any]) -> str:

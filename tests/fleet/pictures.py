@@ -16,8 +16,8 @@ from pathlib import Path
 from chromium import Page, browser
 
 PLAN = Path(__file__).resolve().parents[2] / "examples/rollout.toml"
-SPEED = 240  # times real time: the last waves begin after half a minute
-BUSY = "phaseOf && phaseOf.filter((phase) => MOVING.includes(fleet.phases[phase])).length > 150"
+SPEED = 120  # times real time: the last waves begin after a minute
+BUSY = "percentOf && percentOf.filter((percent) => percent > 10 && percent < 90).length > 100"
 FAILED = "causeOf.findIndex((cause) => (last.causes[cause] ?? '').includes('self_test'))"
 LIMIT_S = 300
 
@@ -32,7 +32,7 @@ async def main(folder: Path) -> None:
             await _live(page, url, folder / "fleet.png")
             run.send_signal(signal.SIGINT)
             await run.communicate()
-            await (await _fleet(state, "--resume", "--no-web")).communicate()
+            await (await _fleet(state, "--fresh", "--no-web")).communicate()
             await page.size(1240, 1320)
             await page.open((state / "report.html").as_uri())
             await page.picture(folder / "fleet-report.png")
@@ -50,7 +50,7 @@ async def _live(page: Page, url: str, path: Path) -> None:
     await page.open(url)
     async with asyncio.timeout(LIMIT_S):
         while not await page.value(BUSY):
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.1)
     failed = await page.value(FAILED)
     await page.value(f"choose({failed})")
     await page.value(f"moveCursor(homeOf({failed}))")

@@ -357,6 +357,22 @@ def test_people_cut_pause_remove_and_look_while_it_runs(place: Place) -> None:
     place.all_replay((1, 3, 5))
 
 
+def test_the_log_names_the_device_of_every_event_and_follows_a_run(place: Place) -> None:
+    process = place.start("fleet", "run", "street.toml", "--no-web")
+    while process.poll() is None and not (place.state / "control.sock").exists():
+        time.sleep(0.05)
+    followed = place.node("fleet", "log", "--follow").splitlines()  # to the end of the run
+    process.communicate()
+    assert followed == place.node("fleet", "log").splitlines()
+    documents = [json.loads(line) for line in place.node("fleet", "log", "--json").splitlines()]
+    told = [f"{one['at']} {one['entity_id']} {one['name']}" for one in documents]
+    assert [" ".join(line.split()[:3]) for line in followed] == told
+    name = documents[-1]["entity_id"]
+    alone = [line for line in followed if line.split()[1] == name]
+    assert place.node("fleet", "log", name).splitlines() == alone
+    assert 0 < len(alone) < len(followed)
+
+
 def test_a_journal_holds_equal_pages_once(place: Place) -> None:
     process = place.start("fleet", "run", "street.toml", "--speed", "60")
     place.until_under_way()

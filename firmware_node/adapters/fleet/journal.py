@@ -181,6 +181,14 @@ class Journal:
         ]
         return [_event(*row[1:]) for row in sorted(told)]
 
+    def events_after(self, number: int) -> Iterator[tuple[int, Event]]:
+        """What was written down since that event, of all members, each with its number from 1."""
+        rows = self._database.execute(
+            "SELECT n, at_ms, member, name, fields FROM event WHERE n > ? ORDER BY n", (number,)
+        )
+        for n, *event in rows:
+            yield n, _event(*event)
+
     def orders(self, members: Sequence[int]) -> list[tuple[int, Order]]:
         """Every order that these members were given, with the end of the turn before."""
         marks = ",".join("?" * len(members))

@@ -16,8 +16,8 @@ from pathlib import Path
 from chromium import Page, browser
 
 PLAN = Path(__file__).resolve().parents[2] / "examples/rollout.toml"
-SPEED = 120  # times real time: the last waves begin after a minute
-BUSY = "percentOf && percentOf.filter((percent) => percent > 10 && percent < 90).length > 100"
+SPEED = 240  # times real time: the last waves begin after half a minute
+BUSY = "last !== null && last.totals.done > 380"  # in the midst of them
 FAILED = "causeOf.findIndex((cause) => (last.causes[cause] ?? '').includes('self_test'))"
 LIMIT_S = 300
 

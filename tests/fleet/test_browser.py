@@ -78,6 +78,10 @@ def test_it_shows_what_the_fleet_does_while_it_does_it(tmp_path: Path) -> None:
         for wave in fleet.snapshot().waves:
             words = f"{wave.done:,} done, {wave.under_way:,} under way, {wave.failed:,} failed"
             await page.until(f"document.getElementById('waves').innerText.includes('{words}')")
+        states = await page.value(
+            "[...document.querySelectorAll('#waves .quiet')].map((e) => e.innerText.split(', ')[1])"
+        )
+        assert "running" in states and states[0] == "running"
         await page.until("document.querySelector('#chart path.s-done')")
         await page.picture(tmp_path / "page.png")
 

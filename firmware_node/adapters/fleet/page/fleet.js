@@ -320,10 +320,11 @@ function drawHead() {
   tile(list, "Events", count(last.events), rates.events_per_second ? `${count(Math.round(rates.events_per_second))}/s` : "");
 }
 
-function drawWaves() {
+function drawWaves() { // those that run first: the list is short
   const list = $("waves");
   while (list.children.length > last.waves.length) list.lastChild.remove();
-  last.waves.forEach((wave, place) => {
+  const runs = (wave) => wave.state === "running";
+  [...last.waves.filter(runs), ...last.waves.filter((wave) => !runs(wave))].forEach((wave, place) => {
     let node = list.children[place];
     if (!node) {
       node = element("div", { className: "wave" },

@@ -56,7 +56,11 @@ def add_verbs(verbs: Any) -> None:
     run.add_argument("--max-concurrent", type=int, metavar="N", help="upgrades at once, each wave")
     run.add_argument("--stop-after", metavar="TIME", help="of virtual time: 90s, 30m, 2h, 1d")
     run.add_argument(
-        "--speed", type=float, default=0.0, metavar="X", help="times real time; 0: all there is"
+        "--speed",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="times real time; 0: all there is, over hosts 1",
     )
     run.add_argument("--shards", type=int, metavar="N", help="processes; default: the processors")
     run.add_argument("--state", type=Path, metavar="DIR", help="default: fleet-NAME")

@@ -48,7 +48,8 @@ def cost(loss: int, block: int) -> Cost:
     shard = Shard(plan, Stock(plan), range(8))
     campaign = Campaign(plan)
     orders: list[Order] = []
-    now_ms, actions = 0, ("start",)
+    now_ms = 0
+    actions: tuple[str, ...] = ("start",)
     while not campaign.is_over:
         now_ms += plan.turn_ms
         events = sorted(shard.turn(now_ms, orders), key=lambda event: (event.at_ms, event.member))

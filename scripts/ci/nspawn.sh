@@ -27,7 +27,7 @@ trap clean EXIT
 mount -t tmpfs proof "$top"
 mkdir "$top/upper" "$top/work" "$top/root" "$top/out"
 
-"$tree/scripts/wheelhouse" "$top/out/wheels" --extras radio
+"$tree/scripts/wheelhouse" "$top/out/wheels" --extras radio,fleet
 # Two further releases: one that only differs, and one whose daemon cannot start.
 "$tree/.venv/bin/python" "$tree/scripts/ci/spoil_wheel.py" "$top/out/wheels" "$top/out/newer" ""
 "$tree/.venv/bin/python" "$tree/scripts/ci/spoil_wheel.py" "$top/out/wheels" "$top/out/broken" \

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import nspawn_agent
 import nspawn_sticks
 from nspawn_system import (
     CONFIGURATION,
@@ -51,7 +52,7 @@ from proof import ProofFailed, expect, wait
 CURRENT = Path("/opt/firmware-node/current")
 HCALCS_UNIT = "firmware-node@hcalcs.service"
 HCALCS_STATE = STATE / "hcalcs"
-EXTRAS = ("--extras", "radio")
+EXTRAS = ("--extras", "radio,fleet")
 WEBHOOK_PORT = 8089
 IMAGE_SIZE = 512 * 1024  # bytes; some seconds over the virtual radio
 DEVICE_CONFIGURATION = device_configuration("ppmid", PPMID)
@@ -405,6 +406,7 @@ STEPS = (
     udev_reads_the_rules,
     stop_is_clean_and_fast,
     *nspawn_sticks.STEPS,
+    *nspawn_agent.STEPS,
     the_journal_has_fields_and_no_key,
     uninstall_leaves_nothing,
 )

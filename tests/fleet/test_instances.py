@@ -112,6 +112,7 @@ class Host:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.now_s = 100.0
         self.systemd = FakeSystemd()
         self.link = HeardLink()
         self.news = asyncio.Event()
@@ -128,6 +129,8 @@ class Host:
             self.systemd,
             configuration=self.configuration,
             sockets=self.folder / "run",
+            draw=lambda: 1.0,
+            clock_s=lambda: self.now_s,
         )
 
     def command(self, id_: str, verb: str) -> Incoming:
@@ -211,7 +214,9 @@ def test_a_new_configuration_restarts_an_instance_and_one_not_named_any_more_is_
     assert host.link.last("availability") == b"offline"
 
 
-def test_what_systemd_refuses_is_reported_and_tried_again(tmp_path: Path) -> None:
+def test_what_systemd_refuses_is_reported_and_tried_again_ever_more_seldom(tmp_path: Path) -> None:
+    tried: list[int] = []
+
     async def tell(host: Host) -> AsyncIterator[None]:
         host.systemd.fails = "start"
         host.keeper.want((Unit("ppmid"),))
@@ -221,13 +226,22 @@ def test_what_systemd_refuses_is_reported_and_tried_again(tmp_path: Path) -> Non
             "failed",
             "ppmid: systemctl start: it does not like to",
         )
+        for _ in range(8):
+            host.now_s += 1
+            host.keeper.want((Unit("ppmid"),))
+            yield
+            tried.append(host.systemd.done.count(("start", "ppmid")))
+            (report,) = host.keeper.reports()
+            assert report.error == "ppmid: systemctl start: it does not like to"
         host.systemd.fails = ""
+        host.now_s += 8
         host.keeper.want((Unit("ppmid"),))
         yield
 
     host = story(tell, tmp_path)
     (report,) = host.keeper.reports()
     assert (report.state, report.error) == ("active", "")
+    assert tried == [2, 2, 3, 3, 3, 3, 4, 4]  # after 1 s, 2 s, 4 s
 
 
 def test_a_command_that_comes_again_is_answered_again_and_not_carried_out_again(

@@ -1,7 +1,8 @@
 """Real instances of a host, ``firmware-node@NAME``: made to be as they shall be, and looked at.
 
     an instance is named            its configuration is laid, if one was given; it is enabled and
-                                    started, or disabled and stopped; restarted if it changed
+                                    started, or disabled and stopped; restarted if it changed;
+                                    one that does not start is tried again, ever more seldom
     it is named no more             it is disabled and stopped, if it was the bus that named it;
                                     its configuration and state stay
     it is looked at                 systemd's word, and its own account over its control socket;
@@ -21,8 +22,11 @@ import contextlib
 import json
 import logging
 import os
+import random
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -31,7 +35,7 @@ from firmware_node.adapters.fleet.link import Incoming, Link
 from firmware_node.errors import DecodeError, EnvironmentFailure, FirmwareNodeError
 from firmware_node.fleet import bus
 from firmware_node.fleet.bus import Command, Outcome, Unit, UnitReport
-from firmware_node.fleet.streams import Remembered
+from firmware_node.fleet.streams import Backoff, Remembered
 from firmware_node.terms import EntityId
 
 CONFIGURATION: Final = Path("/etc/firmware-node")
@@ -82,9 +86,20 @@ class Systemctl:
                 text=True,
                 timeout=SYSTEMCTL_S,
                 check=False,
+                # It would notify systemd in our name, which only the agent itself may.
+                env={k: v for k, v in os.environ.items() if k != "NOTIFY_SOCKET"},
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise EnvironmentFailure(f"systemctl {arguments[0]}: {error}") from error
+
+
+@dataclass(slots=True)
+class _Failed:
+    """``error`` of the last try; none before ``due_s``."""
+
+    backoff: Backoff
+    due_s: float = 0.0
+    error: str = ""
 
 
 class UnitKeeper:
@@ -98,6 +113,8 @@ class UnitKeeper:
         *,
         configuration: Path = CONFIGURATION,
         sockets: Path = SOCKETS,
+        draw: Callable[[], float] = random.random,
+        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._site = site
         self._named_file = state_directory / "units.json"
@@ -107,6 +124,9 @@ class UnitKeeper:
         self._sockets = sockets
         self._wanted: tuple[Unit, ...] | None = None  # None: nobody said yet
         self._reports: dict[str, UnitReport] = {}
+        self._draw = draw
+        self._clock_s = clock_s
+        self._failed: dict[str, _Failed] = {}  # instances that did not start
         self._said: dict[str, bytes] = {}
         self._idle = False
         self._work: asyncio.Queue[tuple[str, Incoming] | None] = asyncio.Queue(100)
@@ -194,8 +214,10 @@ class UnitKeeper:
             is_on = state in ("active", "activating", "reloading")
             if is_enabled != unit.enabled:
                 self._manager.do("enable" if unit.enabled else "disable", unit.name)
+            if is_on or is_new:
+                self._failed.pop(unit.name, None)
             if unit.enabled and not is_on:
-                self._manager.do("start", unit.name)
+                self._start(unit.name)
             elif unit.enabled and is_new:
                 self._manager.do("restart", unit.name)
             elif not unit.enabled and is_on:
@@ -208,6 +230,17 @@ class UnitKeeper:
         entity_id = str(status.get("entity_id") or entity_id)
         device_state = str(status.get("state") or "")
         return UnitReport(unit.name, is_enabled, state, entity_id, device_state, error)
+
+    def _start(self, name: str) -> None:
+        failed = self._failed.setdefault(name, _Failed(Backoff(self._draw)))
+        if self._clock_s() < failed.due_s:
+            raise EnvironmentFailure(failed.error)
+        try:
+            self._manager.do("start", name)
+        except EnvironmentFailure as error:
+            failed.error = str(error)
+            failed.due_s = self._clock_s() + failed.backoff.next_s()
+            raise
 
     def _lay(self, unit: Unit) -> bool:
         """Whether its configuration changed."""

@@ -181,8 +181,10 @@ def work(descriptor: int) -> None:
 
     What a shard raises is a mistake of ours: it ends the worker, and with it the run.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run decides what an interrupt means
-    with Connection(descriptor) as pipe, contextlib.suppress(EOFError):
+    for number in (signal.SIGINT, signal.SIGTERM):  # the run decides what they mean
+        signal.signal(number, signal.SIG_IGN)
+    # A run that was killed may have left an answer unread.
+    with Connection(descriptor) as pipe, contextlib.suppress(EOFError, ConnectionError):
         plan, files, homes, begin_ms, kept, absent = pipe.recv()
         stock = Stock(plan, files)
         shard = Shard(plan, stock, homes, begin_ms=begin_ms, kept=kept, absent=absent)

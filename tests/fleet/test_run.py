@@ -25,7 +25,7 @@ from firmware_node.adapters.fleet.journal import Journal
 from firmware_node.adapters.fleet.run import FleetRun
 from firmware_node.adapters.fleet.workers import Workers
 from firmware_node.crypto import Keyring
-from firmware_node.errors import ConfigError
+from firmware_node.errors import ConfigError, EnvironmentFailure
 from firmware_node.fleet.again import run_again
 from firmware_node.fleet.campaign import Campaign, Turn
 from firmware_node.fleet.home import FleetHome, Kept
@@ -139,6 +139,12 @@ def test_a_worker_that_dies_ends_the_run_in_words_and_leaves_no_other() -> None:
         with pytest.raises(Exception, match="worker 1 ended, exit code -9"):
             workers.show(2)
     assert [process.returncode for process in processes] == [0, -9]
+
+
+def test_a_worker_that_cannot_begin_is_told_of_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")  # as one that has no memory left
+    with pytest.raises(EnvironmentFailure, match="worker 0 ended, exit code 1"):
+        Workers(PLAN, 2, files={"more than a pipe holds": bytes(1024 * 1024)})
 
 
 def test_devices_of_a_seed_have_the_keys_that_a_key_folder_of_that_seed_has() -> None:

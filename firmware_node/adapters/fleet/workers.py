@@ -62,7 +62,12 @@ class Workers:
             process, pipe = _started()
             self._processes.append(process)
             self._pipes.append(pipe)
-            pipe.send((plan, dict(files or {}), homes, begin_ms, mine, absent))
+            try:
+                pipe.send((plan, dict(files or {}), homes, begin_ms, mine, absent))
+            except OSError as error:  # else a pipe that broke would be taken for our output's
+                failure = self._ended(number)
+                self.close()
+                raise failure from error
 
     def __enter__(self) -> Workers:
         return self
@@ -152,8 +157,11 @@ class Workers:
             pipe.send((what, args))
             return pipe.recv()
         except (EOFError, OSError) as error:
-            code = self._processes[number].wait(STOP_S)
-            raise EnvironmentFailure(f"fleet: worker {number} ended, exit code {code}") from error
+            raise self._ended(number) from error
+
+    def _ended(self, number: int) -> EnvironmentFailure:
+        code = self._processes[number].wait(STOP_S)
+        return EnvironmentFailure(f"fleet: worker {number} ended, exit code {code}")
 
 
 def _order_of(event: Event) -> tuple[int, int]:

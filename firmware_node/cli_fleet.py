@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import fcntl
 import json
+import math
 import os
 import secrets
 import sys
@@ -34,6 +35,10 @@ JOURNAL: Final = "journal.sqlite"
 SOCKET: Final = "control.sock"
 REPORTS: Final = ("results.json", "junit.xml", "report.html")
 PLAN_MAX: Final = 1024 * 1024  # bytes; a plan is a few pages
+IMAGE_FILE_MAX: Final = (
+    17 * 1024 * 1024
+)  # bytes; the largest image, with room for what is around it
+PORT_MAX: Final = 65_535
 WEB: Final = "127.0.0.1:0"
 CUT_FOR: Final = "60s"
 _OVERRIDES: Final = ("homes", "devices", "first_index", "seed", "start_jitter", "max_concurrent")
@@ -132,23 +137,31 @@ def _member(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     from firmware_node.adapters.fleet.journal import Journal
     from firmware_node.fleet.campaign import Campaign
+    from firmware_node.fleet.stock import check_images
 
-    if args.speed < 0:
+    if not (math.isfinite(args.speed) and args.speed >= 0):
         raise ConfigError(f"--speed: expected 0 or more, found {args.speed}")
     if args.broker and args.shards:
         raise ConfigError("--shards: hosts have processes as their own settings say")
-    text = _read_plan(args.plan)
-    plan = _plan(text, args.plan, vars(args))
-    folder = args.state or Path(f"fleet-{plan.name}")
+    if args.shards is not None and args.shards < 1:
+        raise ConfigError(f"--shards: expected 1 or more, found {args.shards}")
+    _address(args)
+    about = _read_plan(args.plan)
+    options = json.loads(about["options"]) | _options(args)
+    about["options"] = json.dumps(options)
+    plan = _plan(about["plan"], args.plan, options)
+    is_folder = args.plan.is_dir()
+    folder = args.state or (args.plan if is_folder else Path(f"fleet-{plan.name}"))
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         path = folder / JOURNAL
-        about = {"plan": text, "options": json.dumps(_options(args)), "where": str(args.plan)}
         if args.resume:
             journal = Journal.open(path)
+            _refuse_other_options(journal, _options(args))
             plan, campaign = _stored(journal)
         else:
             _refuse_to_overwrite(path, args)
+            check_images(plan, _image_files(plan, Path(about["where"]).parent))
             if args.broker:
                 about["fleet"] = f"{plan.name}-{secrets.token_hex(3)}"  # another run, another name
             for name in REPORTS:
@@ -171,8 +184,6 @@ def _carry_out(
     if resumed and journal.about()["state"] != "running":
         raise ConfigError(f"{folder}: that run is over; --fresh begins another")
     orders: list[Order] = []
-    if resumed:
-        campaign.run_to(begin_ms)
     if resumed and not args.broker:
         orders = campaign.reoffer(begin_ms)
         journal.put_life(begin_ms)
@@ -287,7 +298,8 @@ def _refuse_to_overwrite(path: Path, args: argparse.Namespace) -> None:
         about = journal.about()
     if about["state"] != "running":
         return
-    if not args.fresh:
+    # One that never came to its first commit has nothing to go on with.
+    if int(about["now_ms"]) and not args.fresh:
         raise ConfigError(
             f"{path.parent}: a run was cut off there; --resume goes on with it, --fresh throws it "
             "away"
@@ -301,12 +313,32 @@ def _refuse_to_overwrite(path: Path, args: argparse.Namespace) -> None:
         forget(broker, args.site, about["fleet"])
 
 
-def _read_plan(path: Path) -> str:
+def _refuse_other_options(journal: Journal, options: Mapping[str, Any]) -> None:
+    """A run goes on as it was begun."""
+    begun = json.loads(journal.about()["options"])
+    for name, value in options.items():
+        if begun[name] != value:
+            option, was = f"--{name.replace('_', '-')}", begun[name]
+            said = "without it" if was is None else f"with {was}"
+            raise ConfigError(f"{option}: found {value}, but the run was begun {said}")
+
+
+def _read_plan(path: Path) -> dict[str, str]:
+    """The text of a plan, where it lies, and the options that a run of it had; as a journal has it.
+
+    Images are named from where the plan lies, so that is kept in a way that holds anywhere.
+    """
     if path.is_dir():  # a run's folder: its plan is in its journal
         from firmware_node.adapters.fleet.journal import Journal
 
         with contextlib.closing(Journal.open(path / JOURNAL)) as journal:
-            return journal.about()["plan"]
+            about = journal.about()
+        return {name: about[name] for name in ("plan", "options", "where")}
+    options = json.dumps(dict.fromkeys(_OVERRIDES))
+    return {"plan": _text_of(path), "options": options, "where": str(path.resolve())}
+
+
+def _text_of(path: Path) -> str:
     try:
         if path.stat().st_size > PLAN_MAX:
             raise ConfigError(f"{path}: expected at most {PLAN_MAX} bytes")
@@ -328,7 +360,9 @@ def _plan(text: str, path: Path, options: Mapping[str, Any]) -> Plan:
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in _OVERRIDES}
+    """What the command line says instead of the plan."""
+    given = {name: getattr(args, name) for name in _OVERRIDES}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _stored(journal: Journal) -> tuple[Plan, Campaign]:
@@ -338,6 +372,7 @@ def _stored(journal: Journal) -> tuple[Plan, Campaign]:
     about = journal.about()
     plan = _plan(about["plan"], Path(about["where"]), json.loads(about["options"]))
     campaign = Campaign.resume(plan, journal.turns())
+    campaign.run_to(journal.now_ms)  # times that ran out in turns in which nothing else happened
     campaign.rows.take_changed()
     return plan, campaign
 
@@ -350,9 +385,14 @@ def _image_files(plan: Plan, beside: Path) -> dict[str, bytes]:
             continue
         path = beside / image.file
         try:
-            files[image.name] = path.read_bytes()
+            with path.open("rb") as file:
+                files[image.name] = file.read(IMAGE_FILE_MAX + 1)
         except OSError as error:
             raise ConfigError(f"image {image.name}: {path}: {error.strerror}") from error
+        if len(files[image.name]) > IMAGE_FILE_MAX:
+            raise ConfigError(
+                f"image {image.name}: {path}: expected at most {IMAGE_FILE_MAX} bytes"
+            )
     return files
 
 
@@ -381,7 +421,7 @@ def _report(args: argparse.Namespace) -> int:
     from firmware_node.adapters.fleet.journal import Journal
 
     folder = _folder(args.state, JOURNAL)
-    with contextlib.closing(Journal.open(folder / JOURNAL)) as journal:
+    with contextlib.closing(Journal.open(folder / JOURNAL)) as journal, journal.at_one_commit():
         plan, campaign = _stored(journal)
         now_ms = journal.now_ms
     _write_reports(folder, plan, campaign, now_ms)
@@ -406,7 +446,7 @@ def replay(args: argparse.Namespace) -> int:
     from firmware_node.fleet.terms import Event
 
     folder = _folder(args.state, JOURNAL)
-    with contextlib.closing(Journal.open(folder / JOURNAL)) as journal:
+    with contextlib.closing(Journal.open(folder / JOURNAL)) as journal, journal.at_one_commit():
         about = journal.about()
         if "fleet" in about:
             raise ConfigError(f"{folder}: its homes ran on hosts, in a time that is not kept here")
@@ -427,8 +467,12 @@ def replay(args: argparse.Namespace) -> int:
 
     home = run_again(plan, stock, member.home, orders, lives, end_ms, tell, tells_all=True)
     again = [event for event in told if event.name in TOLD or event.name not in NOTIFICATIONS]
-    order = sorted(again, key=lambda event: (event.at_ms, event.member))
-    same = json.dumps(order) == json.dumps(recorded)
+    # What an order does at once has the time of the turn before, and is written down after it.
+    order, written = (
+        sorted(events, key=lambda event: (event.at_ms, event.member))
+        for events in (again, recorded)
+    )
+    same = json.dumps(order) == json.dumps(written)
     status = home.show(member.index)
     if args.json:
         events = [event._asdict() for event in told if event.member == member.index]
@@ -579,9 +623,13 @@ def _index(args: argparse.Namespace) -> int:
 
 def _address(args: argparse.Namespace) -> tuple[str, int]:
     if args.metrics is not None:
-        return "127.0.0.1", args.metrics
+        if not 0 <= args.metrics <= PORT_MAX:
+            raise ConfigError(
+                f"--metrics: expected a port from 0 to {PORT_MAX}, found {args.metrics}"
+            )
+        return "127.0.0.1", int(args.metrics)
     host, _, port = args.web.rpartition(":")
-    if not port.isdecimal() or not 0 <= int(port) <= 65535:
+    if not port.isdecimal() or len(port) > 5 or int(port) > PORT_MAX:
         raise ConfigError(f"--web: expected [HOST:]PORT, found {args.web}")
     return host.strip("[]") or "127.0.0.1", int(port)
 

@@ -34,6 +34,9 @@ def run_again(
     street: FleetHome | None = None
     left = list(orders)
     for number, begin_ms in enumerate(lives):
+        last_ms = lives[number + 1] if number + 1 < len(lives) else end_ms
+        if last_ms <= begin_ms and street is not None:
+            continue  # it was ended before its first turn, so nothing happened
         street = FleetHome(
             plan,
             stock,
@@ -43,7 +46,6 @@ def run_again(
             absent=frozenset(held),
             tells_all=tells_all,
         )
-        last_ms = lives[number + 1] if number + 1 < len(lives) else end_ms
         while left and left[0][0] < last_ms:
             at_ms, order = left.pop(0)
             for event in street.run_to(at_ms):

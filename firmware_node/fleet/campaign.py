@@ -201,12 +201,12 @@ class Campaign:
             self._on_event(event)
         self._time_out(now_ms)
         orders: list[Order] = []
-        if self.state == "stopped":
-            self._close_stopped(now_ms)
-        elif self.state == "running":
+        if self.state == "running":
             self._activate(now_ms, orders)
             self._command_again(now_ms, orders)
             self._offer(now_ms, orders)
+        if self.state == "stopped":
+            self._close_stopped(now_ms)
         self.wake_at = self._next_ms(now_ms)
         return orders
 
@@ -289,8 +289,9 @@ class Campaign:
         and would have the wave for themselves until then.
         """
         outcomes = wave.done + wave.failed + wave.holding
-        enough = min(wave.wave.stop_after, wave.size)
-        if outcomes < enough or wave.failed <= wave.wave.stop_at_failures * outcomes:
+        enough = min(wave.wave.stop_after, wave.size - wave.skipped)
+        # A quotient is rounded as the plan's share is: 29 of 100 are no more than 29 %.
+        if outcomes < max(enough, 1) or wave.failed / outcomes <= wave.wave.stop_at_failures:
             return
         limit = f"{wave.wave.stop_at_failures * 100:g} %"
         reason = f"wave {wave.wave.name}: {wave.failed} of {outcomes} failed"
@@ -353,13 +354,13 @@ class Campaign:
                     self._offer_wave(wave, now_ms, orders)
                 if not wave.queue and not wave.in_flight and wave.state == "running":
                     self._close(wave, "done", now_ms)
-            if any(wave.state == "running" for wave in self._active):
-                return
+            if self.state != "running" or any(wave.state == "running" for wave in self._active):
+                return  # a wave of which the rest was skipped may have stopped it
             if not self._begin_waves(now_ms):
                 return
 
     def _offer_wave(self, wave: WaveProgress, now_ms: int, orders: list[Order]) -> None:
-        while wave.has_room:
+        while wave.has_room and self.state == "running":
             index = wave.queue.popleft()
             cause = self._why_not(self.rows[index], wave.image)
             if cause is not None:
@@ -401,6 +402,7 @@ class Campaign:
                 cause=cause,
             )
         )
+        self._watch_failures(wave)
 
     def _begin_waves(self, now_ms: int) -> bool:
         """The next wave and those that begin with it; whether their time has come."""

@@ -116,6 +116,7 @@ class _Place:
     ppm: int = 0
     kept_calls: int = -1  # of the storage, when it was last kept
     held: bool = False  # paused or removed: no fault switches it on again
+    off_until_ms: int = 0  # its supply comes back with the last of the cuts, not with the first
 
 
 class FleetHome:
@@ -145,6 +146,8 @@ class FleetHome:
         self._world = World(air=self._quiet, now_ms=begin_ms, entropy=self._draws)
         self._world.on_note = self._on_note
         self._world.on_effect = self._on_effect
+        self._hub_back_ms = 0  # the hub stays away until the last rule has it back
+        self._losses: tuple[tuple[int | None, int], ...] = ()  # until when, percent; as they began
         self._places: dict[int, _Place] = {}
         self._by_entity: dict[EntityId, _Place] = {}
         members = plan.shape.members_of(home)
@@ -174,7 +177,7 @@ class FleetHome:
                 place.held = True
             else:
                 jitter_ms = self._draws.below(plan.shape.start_jitter_ms + 1)
-                self._after(jitter_ms, place, self._switch_on)
+                self._cut(place, begin_ms + jitter_ms)
         self._lay_faults(begin_ms)
 
     @property
@@ -238,15 +241,14 @@ class FleetHome:
             case "activate":
                 self._activate(place, order)
             case "cut":
-                self._switch_off(place)
-                self._after(order.amount, place, self._switch_on)
+                self._cut(place, self._world.now_ms + order.amount)
             case "pause" | "remove":
                 place.held = True
                 self._switch_off(place)
                 if order.verb == "remove":
                     self._tell(place, "left")
             case "resume" | "add":
-                place.held = False
+                place.held, place.off_until_ms = False, 0
                 self._switch_on(place)
             case "query" if self._at(place) is not None:
                 self._world.tell(self._world.homes[place.member.entity_id], QueryRequested())
@@ -287,8 +289,14 @@ class FleetHome:
         assert isinstance(place.machine, Device)
         return place.machine
 
+    def _cut(self, place: _Place, end_ms: int) -> None:
+        """Its supply is off until then, or for longer if it is already."""
+        place.off_until_ms = max(place.off_until_ms, end_ms)
+        self._switch_off(place)
+        self._world.after(end_ms - self._world.now_ms, lambda: self._switch_on(place))
+
     def _switch_on(self, place: _Place) -> None:
-        if place.held or self._at(place) is not None:
+        if place.held or self._world.now_ms < place.off_until_ms or self._at(place) is not None:
             return
         home = self._home_of(place)
         if home is None:
@@ -303,6 +311,7 @@ class FleetHome:
             return
         self._world.power_off(home)
         place.medium.power_cycle()
+        place.kept_calls = -1  # what was pending may be there now, without a call
         place.machine = None
         self._tell(place, "power_off")
 
@@ -314,13 +323,9 @@ class FleetHome:
         for place in self._places.values():
             cut_at = place.medium.cut_at
             if cut_at is not None and place.medium.calls >= cut_at:
-                self._switch_off(place)
-                self._after(CUT_FOR_MS, place, self._switch_on)
+                self._cut(place, self._world.now_ms + CUT_FOR_MS)
                 return
         raise AssertionError("a supply went that nobody cut")
-
-    def _after(self, delay_ms: int, place: _Place, do: Callable[[_Place], None]) -> None:
-        self._world.after(delay_ms, lambda: do(place))
 
     # --- the service user -------------------------------------------------------------------------
 
@@ -369,14 +374,16 @@ class FleetHome:
         return draw.below(100) < select.percent
 
     def _script(self) -> list[Misbehaviour]:
-        return [
-            Misbehaviour(rule.what, times=max(rule.amount, 1))
-            for _, rule, _ in self._rules
-            if rule.what not in _OWN_FAULTS
-        ]
+        """What the hub does wrong: each rule once, however many of its devices it strikes."""
+        rules = {number: rule for number, rule, _ in self._rules if rule.what not in _OWN_FAULTS}
+        return [Misbehaviour(rule.what, times=max(rule.amount, 1)) for rule in rules.values()]
 
     def _lay_faults(self, begin_ms: int) -> None:
-        """Everything that is not over yet; rules of the whole home strike it once."""
+        """Everything that is not over yet; rules of the whole home strike it once.
+
+        What began before ``begin_ms`` goes on without being told again. A cut at a storage call is
+        not laid again: whether it came is not known any more.
+        """
         homes_done = set()
         for number, rule, member in self._rules:
             if rule.what not in _OWN_FAULTS:
@@ -391,37 +398,54 @@ class FleetHome:
             if rule.what == "clock_drift":
                 place.ppm = rule.amount if draw.below(2) else -rule.amount
                 continue
-            if at_ms >= begin_ms:
+            if at_ms > begin_ms or not begin_ms:
                 self._world.after(at_ms - begin_ms, self._fault(rule, place))
-            elif rule.what in ("loss", "hub_away"):
-                for_ms = max(at_ms + rule.for_ms - begin_ms, 0)
-                if for_ms or (rule.what == "loss" and not rule.for_ms):
-                    self._spoil(rule, for_ms)
+            elif rule.what != "cut_at_call":
+                self._strike(rule, place, at_ms)
 
     def _fault(self, rule: FaultRule, place: _Place) -> Callable[[], None]:
         def happen() -> None:
             self._tell(place, "fault", {"what": rule.what, "for_ms": rule.for_ms})
-            match rule.what:
-                case "loss" | "hub_away":
-                    self._spoil(rule, rule.for_ms)
-                case "power_cut":
-                    self._switch_off(place)
-                    self._after(rule.for_ms, place, self._switch_on)
-                case "cut_at_call":
-                    place.medium.cut_at = place.medium.calls + max(rule.amount, 1)
+            self._strike(rule, place, self._world.now_ms)
 
         return happen
 
-    def _spoil(self, rule: FaultRule, for_ms: int) -> None:
-        """The home's air, or its hub, for so long; loss of 0 ms for ever."""
-        world = self._world
-        if rule.what == "loss":
-            world.air = replace(self._quiet, loss=rule.amount)
-            if for_ms:
-                world.after(for_ms, lambda: setattr(world, "air", self._quiet))
-        else:
-            world.hub_reachable = False
-            world.after(for_ms, lambda: setattr(world, "hub_reachable", True))
+    def _strike(self, rule: FaultRule, place: _Place, at_ms: int) -> None:
+        """What began at ``at_ms``, if it is not over."""
+        end_ms = at_ms + rule.for_ms
+        is_over = end_ms <= self._world.now_ms
+        match rule.what:
+            case "loss" if not rule.for_ms:
+                self._lose(rule.amount, None)
+            case "cut_at_call":
+                place.medium.cut_at = place.medium.calls + max(rule.amount, 1)
+            case _ if is_over:
+                pass
+            case "loss":
+                self._lose(rule.amount, end_ms)
+            case "hub_away":
+                self._hub_back_ms = max(self._hub_back_ms, end_ms)
+                self._world.hub_reachable = False
+                self._world.after(end_ms - self._world.now_ms, self._hub_back)
+            case "power_cut":
+                self._cut(place, end_ms)
+
+    def _hub_back(self) -> None:
+        if self._world.now_ms >= self._hub_back_ms:
+            self._world.hub_reachable = True
+
+    def _lose(self, percent: int, end_ms: int | None) -> None:
+        self._losses = (*self._losses, (end_ms, percent))
+        self._set_loss()
+        if end_ms is not None:
+            self._world.after(end_ms - self._world.now_ms, self._set_loss)
+
+    def _set_loss(self) -> None:
+        """That of the rule which began last, of those that are not over."""
+        now_ms = self._world.now_ms
+        self._losses = tuple(loss for loss in self._losses if loss[0] is None or loss[0] > now_ms)
+        percent = self._losses[-1][1] if self._losses else self._quiet.loss
+        self._world.air = replace(self._quiet, loss=percent)
 
     # --- what is told -----------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from firmware_node.fleet.plan_values import (
     device_type,
     duration,
     duration_text,
+    file_name,
     flag,
     found,
     home_range,
@@ -266,7 +267,7 @@ _NAMES: Final = {
     "jitter": "jitter_ms",
 }
 _TOP: Final[Mapping[str, Reader]] = {
-    "name": name,
+    "name": file_name,
     "start": _as_it_is,
     "turn": duration(100, 60_000),
     "limit": duration(1_000),

@@ -60,6 +60,14 @@ def name(place: str, value: Any) -> str:
     return chosen
 
 
+def file_name(place: str, value: Any) -> str:
+    """A short string that can be part of a file's name: a run's folder is called by it."""
+    chosen = name(place, value)
+    if "/" in chosen or "\\" in chosen:
+        raise wrong(place, found(chosen), "a name without slashes")
+    return chosen
+
+
 def word(choices: Sequence[str]) -> Reader:
     """One of some words."""
 

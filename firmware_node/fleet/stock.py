@@ -115,6 +115,17 @@ class Stock:
         )
 
 
+def check_images(plan: Plan, files: Mapping[str, bytes]) -> None:
+    """Whether the images that a plan takes from files are what it says.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for spec in plan.images:
+        if spec.file is not None:
+            _ware(spec, files[spec.name])
+
+
 def _ware(spec: ImageSpec, octets: bytes) -> Ware:
     kind = ImageFormat.GB_SUPPLIER_SIGNED if spec.type.has_supplier else ImageFormat.GB_PLAIN
     try:

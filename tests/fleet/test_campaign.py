@@ -142,6 +142,31 @@ def test_a_wave_smaller_than_stop_after_has_its_say_when_it_is_through() -> None
     assert story.campaign.state == "stopped"
 
 
+def test_who_is_skipped_is_not_waited_for_before_too_many_failures_stop_it() -> None:
+    ways = ((DeviceType.PPMID, 1, 2), (DeviceType.PPMID, 2, 3))
+    first = replace(WAVE, name="first", select=Selection(members=(0,)))
+    second = replace(WAVE, name="second", image="ppmid-3", stop_at_failures=0.5, concurrency=1)
+    rest = replace(WAVE, name="rest", image="ppmid-3")
+    story = Story(plan_of(first, second, rest, pathways=ways))
+    story.turn(2_000, cs09(1_000, 0))
+    assert story.turn(900_000) == []  # its time ran out; the others have no way
+    assert story.campaign.reason == "wave second: 1 of 1 failed, more than 50 %"
+    assert [wave.state for wave in story.campaign.waves] == ["done", "done", "waiting"]
+    assert story.campaign.is_over
+
+
+@pytest.mark.parametrize("percent", range(1, 100))
+def test_as_many_failures_as_are_allowed_do_not_stop_it(percent: int) -> None:
+    wave = replace(WAVE, stop_at_failures=percent / 100, stop_after=100)
+    story = Story(plan_of(wave, homes=100))
+    ends = [
+        told(1_000, who, "delivered", status="transfer_failed", request_id="ppmid-2")
+        for who in range(percent)
+    ]
+    story.turn(2_000, *(cs09(900, who) for who in range(percent, 100)), *ends)
+    assert (story.campaign.state, story.campaign.waves[0].failed) == ("done", percent)
+
+
 def test_no_answer_in_time_is_a_failure_in_the_phase_it_hung_in() -> None:
     story = Story(plan_of(WAVE, homes=2))
     assert story.campaign.wake_at == 600_000

@@ -69,6 +69,7 @@ def test_every_key_has_its_place() -> None:
 
 MISTAKES = {
     HEAD.replace('"x"', "5"): "name: found 5, expected a string with something in it",
+    HEAD.replace("x", "a/b"): "name: found 'a/b', expected a name without slashes",
     'name = "x"\n[fleet]\nhomes = 1': "fleet.devices: missing key",
     "[fleet]\nhomes = 1": "name: missing key",
     HEAD + "seeed = 1": "fleet.seeed: unknown key; the nearest known key is fleet.seed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -11,18 +12,25 @@ import sqlite3
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from firmware_node import cli
 from firmware_node.adapters.fleet.journal import Journal
+from firmware_node.adapters.fleet.run import FleetRun
 from firmware_node.adapters.fleet.workers import Workers
 from firmware_node.crypto import Keyring
-from firmware_node.errors import ConfigError
+from firmware_node.errors import ConfigError, EnvironmentFailure
+from firmware_node.fleet.again import run_again
 from firmware_node.fleet.campaign import Campaign, Turn
-from firmware_node.fleet.home import FleetHome
+from firmware_node.fleet.home import FleetHome, Kept
+from firmware_node.fleet.live import Snapshot
+from firmware_node.fleet.plan import read_plan
 from firmware_node.fleet.stock import Stock
 from firmware_node.fleet.terms import (
     AirPlan,
@@ -90,6 +98,7 @@ jitter = "2m"
 for = "30s"
 """
 LIMIT_S = 120
+OPTIONS = ("homes", "devices", "first_index", "seed", "start_jitter", "max_concurrent")
 
 
 def through(workers: Workers, plan: Plan) -> tuple[Campaign, list[Event]]:
@@ -130,6 +139,12 @@ def test_a_worker_that_dies_ends_the_run_in_words_and_leaves_no_other() -> None:
         with pytest.raises(Exception, match="worker 1 ended, exit code -9"):
             workers.show(2)
     assert [process.returncode for process in processes] == [0, -9]
+
+
+def test_a_worker_that_cannot_begin_is_told_of_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")  # as one that has no memory left
+    with pytest.raises(EnvironmentFailure, match="worker 0 ended, exit code 1"):
+        Workers(PLAN, 2, files={"more than a pipe holds": bytes(1024 * 1024)})
 
 
 def test_devices_of_a_seed_have_the_keys_that_a_key_folder_of_that_seed_has() -> None:
@@ -180,22 +195,65 @@ def test_a_device_that_is_put_back_to_what_it_kept_goes_on_with_its_download() -
     assert again.show(0)["banks"][BankId.B.value]["state"] == "confirmed"
 
 
-@pytest.mark.parametrize("what", ["hub_away", "loss"])
-def test_a_fault_that_lasts_is_still_there_when_a_run_goes_on(what: str) -> None:
-    rule = FaultRule(what, Selection(percent=100), at_ms=20_000, for_ms=600_000, amount=100)
-    plan = Plan(
-        "away",
-        Shape(1, ((PPMID, 1),)),
-        images=(ImageSpec("p2", PPMID, 2, size=4_096),),
-        faults=(rule,),
-    )
-    home = FleetHome(plan, Stock(plan), 0, begin_ms=60_000)
-    home.obey(Order("offer", 0, "p2"))
-    told = home.run_to(610_000)
-    assert not {"download_started", "fault"} & {event.name for event in told}
-    told = home.run_to(3_000_000)
-    assert "download_started" in {event.name for event in told}
-    assert next(event.at_ms for event in told if event.name == "download_started") > 620_000
+def test_a_life_that_ended_before_its_first_turn_is_left_out_when_it_is_played_again() -> None:
+    plan = replace(PLAN, shape=replace(PLAN.shape, start_jitter_ms=0))
+    stock = Stock(plan)
+    once: list[Event] = []
+    again: list[Event] = []
+    run_again(plan, stock, 0, (), [0, 20_000], 30_000, once.append)
+    run_again(plan, stock, 0, (), [0, 20_000, 20_000, 30_000], 30_000, again.append)
+    assert [event.at_ms for event in once if event.name == "image_running"] == [
+        0,
+        0,
+        20_000,
+        20_000,
+    ]
+    assert again == once
+
+
+class Nothing:
+    """A terminal that nobody looks at."""
+
+    def show(self, snapshot: Snapshot, wall_s: float) -> None:
+        """See ``run.View``."""
+
+    def end(self, snapshot: Snapshot) -> None:
+        """See ``run.View``."""
+
+
+class Deaf:
+    """Homes in which nothing happens."""
+
+    next_ms: int | None = None
+
+    def turn(self, end_ms: int, orders: Sequence[Order]) -> list[Event]:
+        """See ``run.Homes``."""
+        return []
+
+    def show(self, member: int) -> dict[str, Any]:
+        """See ``run.Homes``."""
+        return {}
+
+    def keep_changed(self) -> dict[int, Kept]:
+        """See ``run.Homes``."""
+        return {}
+
+
+def test_a_campaign_that_is_being_stopped_takes_nothing_more_and_the_run_goes_to_its_end(
+    tmp_path: Path,
+) -> None:
+    async def steered() -> str:
+        run = FleetRun(PLAN, Deaf(), Campaign(PLAN), journal, Nothing())
+        await run.campaign_action("start")
+        await run.campaign_action("stop")
+        with pytest.raises(ConfigError, match="is being stopped"):
+            await run.campaign_action("start")
+        return await run.run()
+
+    with contextlib.closing(Journal.create(tmp_path / "journal.sqlite", {})) as journal:
+        assert asyncio.run(steered()) == "stopped"
+        (turn,) = journal.turns()
+        assert turn.actions == ("start", "start", "stop")
 
 
 # --- as people run it -----------------------------------------------------------------------------
@@ -233,12 +291,12 @@ class Place:
         document: dict[str, Any] = json.loads((self.state / "results.json").read_text())
         return document
 
-    def until_under_way(self) -> None:
+    def until_under_way(self, *where: str) -> None:
         """Until a run that was just started answers."""
         end = time.monotonic() + LIMIT_S
         while time.monotonic() < end:
             with contextlib.suppress(AssertionError):
-                if json.loads(self.node("fleet", "list", "--json"))["now_ms"] > 5_000:
+                if json.loads(self.node("fleet", "list", "--json", *where))["now_ms"] > 5_000:
                     return
             time.sleep(0.1)
         raise AssertionError("the run does not answer")
@@ -371,6 +429,90 @@ def test_the_log_names_the_device_of_every_event_and_follows_a_run(place: Place)
     alone = [line for line in followed if line.split()[1] == name]
     assert place.node("fleet", "log", name).splitlines() == alone
     assert 0 < len(alone) < len(followed)
+
+
+def test_times_that_ran_out_at_the_end_are_in_a_report_that_is_written_again(place: Place) -> None:
+    plan = TOML.replace('image = "h2"', 'image = "h2"\ntimeout = "10m"')
+    away = '[[faults]]\nwhat = "hub_away"\nselect = { homes = [2] }\nat = "1m"\nfor = "1d"\n'
+    place.plan.write_text(plan.replace("[[faults]]", f"{away}[[faults]]", 1))
+    place.node("fleet", "run", "street.toml", "--no-web", code=1)
+    first = (place.state / "results.json").read_bytes()
+    assert place.results()["totals"]["failed"] > 0
+    place.node("fleet", "report")
+    assert (place.state / "results.json").read_bytes() == first
+
+
+def test_a_run_in_a_folder_of_its_own_goes_on_from_that_folder_alone(place: Place) -> None:
+    arguments = ["fleet", "run", "street.toml", "--no-web", "--state", "other", "--homes", "5"]
+    process = place.start(*arguments, "--speed", "10")
+    place.until_under_way("--state", "other")
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate()
+    assert "go on with: firmware-node fleet run other --resume" in out
+    other = place.node("fleet", "run", "other", "--resume", "--homes", "3", code=2)
+    assert "--homes: found 3, but the run was begun with 5" in other
+    assert "10 devices, 10 done" in place.node("fleet", "run", "other", "--resume")
+    assert not place.state.exists()
+
+
+def test_what_two_devices_do_at_the_end_of_one_turn_replays_whoever_was_ordered_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = TOML.split("[[faults]]")[0]
+    text += '[[faults]]\nwhat = "power_cut"\nselect = { types = ["hcalcs"] }\nat = 5\nfor = 1\n'
+    plan = read_plan(tomllib.loads(text))
+    about = {"plan": text, "options": json.dumps(dict.fromkeys(OPTIONS)), "where": "street.toml"}
+    with (
+        contextlib.closing(Journal.create(tmp_path / "journal.sqlite", about)) as journal,
+        Workers(plan, 1) as workers,
+    ):
+        for now_ms in range(1_000, 10_000, 1_000):
+            orders = [Order("cut", 0, amount=3_000)] if now_ms == 6_000 else []
+            journal.put_orders(now_ms - 1_000, orders)
+            journal.put_turn(Turn(now_ms, workers.turn(now_ms, orders)))
+        journal.commit(9_000)
+    assert cli.main(["rig", "replay", "11", "--device", "0", "--state", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.endswith("as they were recorded\n")
+
+
+def test_what_cannot_be_is_told_before_a_run_is_begun(place: Place) -> None:
+    place.plan.write_text(TOML.replace("size = 8192", 'file = "p.ota"', 1))
+    assert "image p2: " in place.node("fleet", "run", "street.toml", code=2)
+    place.node("image", "build", "-o", "p.ota", "--file-version", "00000005")
+    said = place.node("fleet", "run", "street.toml", code=2)
+    assert "expected file version 00000002, found 00000005" in said and said.count("\n") == 1
+    with (place.folder / "p.ota").open("r+b") as file:
+        file.truncate(100 * 1024 * 1024)
+    assert "expected at most" in place.node("fleet", "run", "street.toml", code=2)
+    place.plan.write_text(TOML)
+    for wrong in (
+        ("--metrics", "65536"),
+        ("--metrics", "-1"),
+        ("--web", "127.0.0.1:" + "9" * 5_000),
+        ("--shards", "0"),
+        ("--speed", "nan"),
+    ):
+        said = place.node("fleet", "run", "street.toml", "=".join(wrong), code=2)
+        assert said.startswith(f"firmware-node: {wrong[0]}: expected"), said
+    assert not (place.state / "journal.sqlite").exists()
+    # Nothing was done before this is found out, so nothing is in the way of the next one.
+    place.node("fleet", "run", "street.toml", "--web", "0.0.0.0:0", code=2)
+    place.node("fleet", "run", "street.toml", "--no-web")
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_whatever_ends_a_run_its_workers_end_without_a_word(place: Place, killed: bool) -> None:
+    process = place.start("fleet", "run", "street.toml", "--no-web", "--speed", "10")
+    place.until_under_way()
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert children
+    if killed:
+        process.kill()
+    else:  # as a service manager does it: everybody at once
+        for pid in (*map(int, children), process.pid):
+            os.kill(pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=LIMIT_S)  # the workers have its stderr too
+    assert (process.returncode, err) == (-9 if killed else 130, "")
 
 
 def test_a_journal_holds_equal_pages_once(place: Place) -> None:

@@ -13,6 +13,7 @@ device's run can be played again from here (``fleet.again``).
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -153,6 +154,15 @@ class Journal:
         self._database.close()
 
     # --- whoever resumes, replays or reports reads ------------------------------------------------
+
+    @contextlib.contextmanager
+    def at_one_commit(self) -> Iterator[None]:
+        """What is read inside belongs together, also while the run goes on; nothing is written."""
+        self._database.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._database.rollback()
 
     def turns(self) -> Iterator[Turn]:
         """All turns that were put in, in order."""

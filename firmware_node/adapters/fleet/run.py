@@ -115,7 +115,7 @@ class FleetRun:
         limit_ms = min(self.plan.limit_ms, self.stop_at_ms or self.plan.limit_ms)
         orders = list(first_orders)
         if self.campaign.state == "ready":
-            self._actions.append("start")
+            self._actions.insert(0, "start")  # whoever looked on may have wanted something already
         begin_s, begin_ms = time.monotonic(), self.now_ms
         self._committed_s = begin_s
         ended = "left"
@@ -142,8 +142,9 @@ class FleetRun:
                 events = await asyncio.to_thread(self.homes.turn, end_ms, orders)
             self._live.turn_took(time.monotonic() - began_s)
             self.now_ms = end_ms
+            wanted = bool(asked or self._actions)
             orders = self._after_turn(events)
-            await self._write_down(orders, at_once=bool(asked))
+            await self._write_down(orders, at_once=wanted)
         await self._write_down(orders, ended)
         self._update(last=True)
         self.view.end(self._live.snapshot())
@@ -185,6 +186,8 @@ class FleetRun:
         action = "start" if action == "resume" else action
         if self.campaign.state in ("stopped", "done"):
             raise ConfigError(f"the campaign is {self.campaign.state}")
+        if "stop" in self._actions:
+            raise ConfigError("the campaign is being stopped")
         self._actions.append(action)
         self._look.set()
         return f"{action} after this turn"

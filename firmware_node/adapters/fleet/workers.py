@@ -65,7 +65,12 @@ class Workers:
             self._processes.append(process)
             self._pipes.append(pipe)
             share = all_homes[number :: self._count]
-            pipe.send((plan, dict(files or {}), share, begin_ms, mine, absent))
+            try:
+                pipe.send((plan, dict(files or {}), share, begin_ms, mine, absent))
+            except OSError as error:  # else a pipe that broke would be taken for our output's
+                failure = self._ended(number)
+                self.close()
+                raise failure from error
 
     def __enter__(self) -> Workers:
         return self
@@ -144,8 +149,11 @@ class Workers:
             pipe.send((what, args))
             return pipe.recv()
         except (EOFError, OSError) as error:
-            code = self._processes[number].wait(STOP_S)
-            raise EnvironmentFailure(f"fleet: worker {number} ended, exit code {code}") from error
+            raise self._ended(number) from error
+
+    def _ended(self, number: int) -> EnvironmentFailure:
+        code = self._processes[number].wait(STOP_S)
+        return EnvironmentFailure(f"fleet: worker {number} ended, exit code {code}")
 
 
 def _order_of(event: Event) -> tuple[int, int]:
@@ -173,8 +181,10 @@ def work(descriptor: int) -> None:
 
     What a shard raises is a mistake of ours: it ends the worker, and with it the run.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run decides what an interrupt means
-    with Connection(descriptor) as pipe, contextlib.suppress(EOFError):
+    for number in (signal.SIGINT, signal.SIGTERM):  # the run decides what they mean
+        signal.signal(number, signal.SIG_IGN)
+    # A run that was killed may have left an answer unread.
+    with Connection(descriptor) as pipe, contextlib.suppress(EOFError, ConnectionError):
         plan, files, homes, begin_ms, kept, absent = pipe.recv()
         stock = Stock(plan, files)
         shard = Shard(plan, stock, homes, begin_ms=begin_ms, kept=kept, absent=absent)

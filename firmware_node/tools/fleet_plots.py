@@ -12,13 +12,14 @@ from typing import Any, Final
 
 from firmware_node.tools.render import duration
 
-WIDTH: Final = 720  # of a plot of which two stand side by side
+WIDTH: Final = 540  # of a plot of which two stand side by side
 WIDE: Final = 1120  # of one that has the page's width
 _LEFT, _RIGHT = 56, 16
 _STEPS_S: Final = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600)  # of a time axis
 _BINS: Final = 36  # of a histogram, about
 _TAIL: Final = 1.5  # times p99: what is longer shares one bar
 _MINUTE_MS: Final = 60_000
+_ROOM: Final = 40  # parts of a time axis of which one follows the end
 _WORDS_WIDTH: Final = 7.2  # of a character, about
 
 
@@ -26,7 +27,8 @@ def wave_timeline(wave: Mapping[str, Any], start_ms: int, end_ms: int) -> str:
     """Members with an outcome over time, failed below and done above, to the wave's size."""
     height, top, bottom = 150, 14, 34
     size: int = max(1, wave["size"], wave["done"] + wave["failed"])
-    axis = _TimeAxis(start_ms, max(end_ms, start_ms + 1))
+    # What came in the last moment needs some room to be seen.
+    axis = _TimeAxis(start_ms, end_ms + max(1, (end_ms - start_ms) // _ROOM))
 
     def y(members: float) -> float:
         return height - bottom - (height - top - bottom) * members / size
@@ -38,7 +40,7 @@ def wave_timeline(wave: Mapping[str, Any], start_ms: int, end_ms: int) -> str:
         points.append((begun, done, failed))
         end = min((entry["minute"] + 1) * _MINUTE_MS, max(end_ms, begun))
         points.append((end, done + entry["done"], failed + entry["failed"]))
-    points.append((max(points[-1][0], end_ms), points[-1][1], points[-1][2]))
+    points.append((max(points[-1][0], axis.end_ms), points[-1][1], points[-1][2]))
     below = [(axis.x(at), y(failed)) for at, _, failed in points]
     above = [(axis.x(at), y(failed + done)) for at, done, failed in points]
     floor = [(axis.x(at), y(0)) for at, _, _ in points]
@@ -112,7 +114,7 @@ def durations(values_ms: Sequence[int], summary: Mapping[str, Any]) -> str:
         _text(
             (_LEFT + WIDE - _RIGHT) / 2,
             height - 6,
-            "from the offer to the outcome (min:s)",
+            "from the offer to the outcome (h:min:s)",
             "middle",
         )
     )
@@ -143,13 +145,14 @@ class _TimeAxis:
 
     def __init__(self, start_ms: int, end_ms: int) -> None:
         self._start, self._end = start_ms, end_ms
+        self.end_ms = end_ms
 
     def x(self, at_ms: float) -> float:
         share = (at_ms - self._start) / (self._end - self._start)
         return _LEFT + (WIDTH - _LEFT - _RIGHT) * min(1.0, max(0.0, share))
 
     def draw(self, base: float) -> list[str]:
-        step = 1000 * _step((self._end - self._start) / 1000 / 7)
+        step = 1000 * _step((self._end - self._start) / 1000 / 5)
         first = -(-self._start // step) * step
         parts = []
         for number in range(int((self._end - first) / step) + 1):

@@ -37,6 +37,7 @@ from firmware_node.fleet.plan_values import (
     name,
     nearest,
     percent,
+    plan_name,
     share,
     tables,
     text,
@@ -266,7 +267,7 @@ _NAMES: Final = {
     "jitter": "jitter_ms",
 }
 _TOP: Final[Mapping[str, Reader]] = {
-    "name": name,
+    "name": plan_name,
     "start": _as_it_is,
     "turn": duration(100, 60_000),
     "limit": duration(1_000),

@@ -60,6 +60,14 @@ def name(place: str, value: Any) -> str:
     return chosen
 
 
+def plan_name(place: str, value: Any) -> str:
+    """A name that a folder can have: a run's is called after its plan."""
+    chosen = name(place, value)
+    if "/" in chosen:
+        raise wrong(place, repr(chosen), "a name without /")
+    return chosen
+
+
 def word(choices: Sequence[str]) -> Reader:
     """One of some words."""
 

@@ -406,8 +406,8 @@ def _write_reports(folder: Path, plan: Plan, campaign: Campaign, now_ms: int) ->
         REPORTS,
         (
             fleet_report.results_json(document).encode(),
-            fleet_report.junit(document),
-            fleet_html.html(document).encode(),
+            fleet_report.junit(document, str(folder)),
+            fleet_html.html(document, str(folder)).encode(),
         ),
         strict=True,
     ):

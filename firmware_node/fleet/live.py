@@ -9,7 +9,8 @@ gets the rows that changed after it, once each. Before anything is told, each me
 and has revision 0, so a view that knows the shape needs no rows for those.
 
 How far an upgrade is, from 0 to 1, is a guess that makes estimates smooth: the download is nine
-tenths of it. An estimate follows from how fast that grew lately, and there is none while it rests.
+tenths of it. An estimate follows from how fast that grew lately, and there is none while it rests;
+it is not before the last activation that the plan has for a time.
 """
 
 from __future__ import annotations
@@ -287,8 +288,8 @@ class Live:
         self._campaign = campaign
         for wave in campaign.waves:
             self._wave(wave.name)
-        for row in rows:
-            self._take(row)
+        failures = [failure for row in rows if (failure := self._take(row)) is not None]
+        self._failures.extend(sorted(failures))
         if not self._samples or wall_s - self._samples[-1].wall_s >= RATE_WINDOW_S / SAMPLES_MAX:
             self._sample(wall_s)
         self._remember()
@@ -322,13 +323,14 @@ class Live:
 
     # --- counting ---------------------------------------------------------------------------------
 
-    def _take(self, row: Row) -> None:
+    def _take(self, row: Row) -> Failure | None:
+        """Count a row; its failure, if that is new."""
         index = row.member.index
         old = self._cells.get(index, _FIRST)
         new = self._cell_of(row)
         self._count_bytes(index, row)
         if new == old and index in self._cells:
-            return
+            return None
         self._cells.pop(index, None)  # the last change is the last one
         self._cells[index] = new
         self._revision += 1
@@ -338,11 +340,11 @@ class Live:
         self._totals[row.phase] += 1
         if old_phase == "failed":
             self._failed_by[self._cause_of(old)] -= 1
-        if row.phase == "failed":
-            self._failed_by[self._cause_of(new)] += 1
-            if old_phase != "failed":
-                self._failures.append(_failure(row))
         self._move(index, old_wave, new.wave, row)
+        if row.phase != "failed":
+            return None
+        self._failed_by[self._cause_of(new)] += 1
+        return None if old_phase == "failed" else _failure(row)
 
     def _cell_of(self, row: Row) -> Cell:
         wave = -1 if row.wave is None else self._wave(row.wave).place
@@ -430,11 +432,21 @@ class Live:
         grew, left = last.behind - first.behind, members - last.behind
         if left <= 0:
             return 0
-        eta_ms = round(1000 * left * virtual_s / grew) if grew > 0 else None
+        if grew <= 0:
+            return None
+        eta_ms = max(round(1000 * left * virtual_s / grew), self._not_before_ms())
         # While a campaign waits for an hour or a window, its rate says nothing.
-        return (
-            eta_ms if eta_ms is not None and self._now_ms + eta_ms <= self._plan.limit_ms else None
+        return eta_ms if self._now_ms + eta_ms <= self._plan.limit_ms else None
+
+    def _not_before_ms(self) -> int:
+        """How long the last of the activations is away that come at a time."""
+        over = {wave.name for wave in self._campaign.waves if wave.state in ("done", "stopped")}
+        times = (
+            wave.activate_at_ms
+            for wave in self._plan.waves
+            if wave.activate_at_ms is not None and wave.name not in over
         )
+        return max(0, max(times, default=0) - self._now_ms)
 
     def _point(self) -> tuple[int, int, int, int]:
         done, failed = self._totals["done"], self._totals["failed"]
@@ -455,7 +467,8 @@ class Live:
     def _wave_count(self, state: WaveState) -> WaveCount:
         wave = self._wave(state.name)
         members = max(state.members - state.skipped, len(wave), 1)
-        return WaveCount(state, wave.phases(), min(1.0, wave.behind / members))
+        # Sums of shares are not exact, and 99.99 % is shown as 99.
+        return WaveCount(state, wave.phases(), round(min(1.0, wave.behind / members), 6))
 
     def _changed_since(self, since: int) -> tuple[tuple[int, Cell], ...]:
         found: list[tuple[int, Cell]] = []

@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import Any, Final
 
 from firmware_node.tools import fleet_plots
-from firmware_node.tools.fleet_report import REPLAY, done_durations, replay
+from firmware_node.tools.fleet_report import done_durations, moment, replay
 from firmware_node.tools.render import duration
 
 Document = Mapping[str, Any]
@@ -39,18 +39,18 @@ _HEADS: Final = (
 )
 
 
-def html(results: Document, rows_max: int = ROWS_MAX) -> str:
-    """The page; its table has no more rows than that."""
+def html(results: Document, folder: str | None = None, rows_max: int = ROWS_MAX) -> str:
+    """The page; its table has no more rows than that. ``folder`` is the run's."""
     title = escape(f"{results['plan']}: fleet report")
     sections = (
         _head(results),
         _totals(results),
         _section("Waves", _waves(results)),
         _section("How long upgrades took", _durations(results)),
-        _section("Failures", _reasons(results["failures"], results, "No upgrade failed.")),
-        _section("Skipped", _reasons(results["skips"], results, "No device was skipped.")),
+        _section("Failures", _failures(results, folder)),
+        _section("Skipped", _skips(results, folder)),
         _section("GBCS messages that came up", _messages(results["messages"])),
-        _section("The plan, and the same again", _plan(results)),
+        _section("The plan, and the same again", _plan(results, folder)),
         _section("Devices", _devices(results, rows_max)),
     )
     return (
@@ -94,7 +94,7 @@ def _head(results: Document) -> str:
         f'<p><b class="state {escape(results["state"])}">{escape(results["state"])}</b>{reason}</p>'
         f"<p>{_plural(results['totals']['devices'], 'device')} in "
         f"{_plural(results['homes'], 'home')}, {duration(results['now_ms'] / 1000)} of fleet time "
-        f"from {escape(results['start'])}</p></header>"
+        f"from {_utc(results, 0)} to {_utc(results, results['now_ms'])}</p></header>"
     )
 
 
@@ -130,14 +130,14 @@ def _waves(results: Document) -> str:
 def _wave_words(wave: Document) -> str:
     if wave["begun_ms"] is None:
         return f"{wave['image']}, waiting"
-    words = f"{wave['image']} ({wave['to_version']}): {wave['done']:,} done"
+    words = f"{wave['image']} ({wave['to_version']}), {wave['state']}: {wave['done']:,} done"
     for name in ("failed", "skipped", "in_flight"):
         words += f", {wave[name]:,} {_spaced(name)}" if wave[name] else ""
     words += f" of {wave['size']:,}"
     if wave["ended_ms"] is not None:
         words += f" in {duration((wave['ended_ms'] - wave['begun_ms']) / 1000)}"
     at_once = f"; at most {wave['at_once']:,} at once" if wave["at_once"] else ""
-    return f"{words}{at_once}; {wave['state']}"
+    return f"{words}{at_once}"
 
 
 def _durations(results: Document) -> str:
@@ -152,37 +152,74 @@ def _durations(results: Document) -> str:
     return f'{plot}<dl class="row">{cells}</dl>'
 
 
-def _reasons(groups: Sequence[Document], results: Document, none: str) -> str:
+def _failures(results: Document, folder: str | None) -> str:
+    groups, totals = results["failures"], results["totals"]
     if not groups:
-        return f'<p class="quiet">{none}</p>'
+        return '<p class="quiet">No upgrade failed.</p>'
+    count = sum(group["count"] for group in groups)
+    better = count - totals["failed"]
+    words = f"{_plural(count, 'upgrade')} failed of {totals['offers']:,} that were offered; "
+    words += f"{_plural(totals['failed'], 'device')} failed in the end"
+    words += f", the other {better:,} had another image after that." if better > 0 else "."
+    return f"<p>{words}</p>{_reasons(groups, results, folder)}"
+
+
+def _skips(results: Document, folder: str | None) -> str:
+    if not results["skips"]:
+        return '<p class="quiet">No device was skipped.</p>'
+    return _reasons(results["skips"], results, folder)
+
+
+def _reasons(groups: Sequence[Document], results: Document, folder: str | None) -> str:
     most = max(group["count"] for group in groups)
-    return "".join(_reason(group, most, results) for group in groups)
+    return "".join(_reason(group, most, results, folder) for group in groups)
 
 
-def _reason(group: Document, most: int, results: Document) -> str:
+def _reason(group: Document, most: int, results: Document, folder: str | None) -> str:
     phase = f"{_spaced(group['phase'])}: " if group["phase"] else ""
     style = "failed" if group["phase"] else "skipped"
-    cause = f"{phase}{group['cause']}"
+    cause = f"{phase}{_spaced(group['cause'] or '')}"
     shown = group["attempts"][:NAMED_MAX]
-    names = "".join(
-        f'<li><a href="#d{one["index"]}"><code>{escape(one["entity_id"])}</code></a> '
-        f"{escape(one['type'])} of home {one['home']}, wave {escape(one['wave'])}"
-        f"{_after(one['ended_ms'])}</li>"
-        for one in shown
-    )
+    names = "".join(_named(one, results, is_short=not group["phase"]) for one in shown)
     rest = group["count"] - len(shown)
     more = f"<p class=quiet>and {rest:,} more, in the table below</p>" if rest else ""
-    again = escape(replay(results, shown[0]["index"])) if shown else ""
+    again = escape(replay(results, shown[0]["entity_id"], folder)) if shown else ""
     return (
-        f"<details><summary><b>{escape(cause)}</b> {escape(group['words'] or '')} "
-        f'<span class="number">{group["count"]:,}</span>'
+        f"<details><summary><b>{escape(group['words'] or cause)}</b> "
+        f'<span class="quiet">{cause}</span> <span class="number">{group["count"]:,}</span>'
         f"{fleet_plots.share_bar([(style, group['count'])], most)}</summary>"
-        f"<p>Again, for the first: <code>{again}</code></p><ol>{names}</ol>{more}</details>"
+        f"<p>To play one again, alone, here the first: <code>{again}</code></p>"
+        f"<ol>{names}</ol>{more}</details>"
     )
 
 
-def _after(at_ms: int | None) -> str:
-    return "" if at_ms is None else f", after {duration(at_ms / 1000)}"
+def _named(one: Document, results: Document, *, is_short: bool) -> str:
+    """A device behind a cause: who, when, and what is known of it."""
+    device = results["devices"][one["index"]]
+    attempt = next(item for item in device["attempts"] if item["wave"] == one["wave"])
+    line = (
+        f'<a href="#d{one["index"]}"><code>{escape(one["entity_id"])}</code></a> '
+        f"{escape(one['type'])} of home {one['home']}, wave {escape(one['wave'])}"
+    )
+    if one["ended_ms"] is not None:
+        line += f", {_utc(results, one['ended_ms'])}"
+    if attempt["duration_ms"] is not None:
+        line += f", {duration(attempt['duration_ms'] / 1000)} after the offer"
+    if is_short:
+        return f"<li>{line}</li>"
+    facts = [f"{attempt['from_version']} to {attempt['to_version']}"]
+    if attempt is device["attempts"][-1] and device["total"]:
+        facts.append(f"{device['offset']:,} of {device['total']:,} bytes downloaded")
+    facts.append(_plural(device["retries"], "retry", "retries"))
+    facts.append(_plural(device["starts"], "start"))
+    if device["result"] != "failed":
+        facts.append(f"{_spaced(device['result'])} in a later wave")
+    said = "".join(f"<br>{escape(message)}" for message in device["messages"])
+    return f"<li>{line}<small>{escape('; '.join(facts))}{said}</small></li>"
+
+
+def _utc(results: Document, at_ms: int) -> str:
+    return moment(results, at_ms).replace("T", " ").replace("Z", " UTC")
 
 
 def _messages(messages: Sequence[Document]) -> str:
@@ -206,13 +243,13 @@ def _messages(messages: Sequence[Document]) -> str:
     return _table(heads, rows, "messages")
 
 
-def _plan(results: Document) -> str:
+def _plan(results: Document, folder: str | None) -> str:
     facts = {
         "Plan": results["plan"],
         "Seed": results["seed"],
         "Homes": f"{results['homes']:,}, from index {results['first_index']}",
         "Devices": ", ".join(f"{count:,} {kind}" for kind, count in results["types"].items()),
-        "Start": results["start"],
+        "Start": _utc(results, 0),
         "Faults that happened": ", ".join(
             f"{count:,} × {_spaced(name)}" for name, count in results["faults"].items()
         )
@@ -221,7 +258,7 @@ def _plan(results: Document) -> str:
     rows = "".join(
         f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in facts.items()
     )
-    again = escape(REPLAY.format(seed=results["seed"], index="INDEX", plan=results["plan"]))
+    again = escape(replay(results, "ENTITY-ID", folder))
     return (
         f'<dl class="facts">{rows}</dl><p>The same plan with the same seed gives the same run, '
         f"octet by octet. One device again: <code>{again}</code></p>"
@@ -285,5 +322,5 @@ def _spaced(name: str) -> str:
     return escape(name.replace("_", " "))
 
 
-def _plural(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def _plural(number: int, what: str, many: str | None = None) -> str:
+    return f"{number:,} {what if number == 1 else many or f'{what}s'}"

@@ -12,13 +12,14 @@ from typing import Any, Final
 
 from firmware_node.tools.render import duration
 
-WIDTH: Final = 720  # of a plot of which two stand side by side
+WIDTH: Final = 540  # of a plot of which two stand side by side
 WIDE: Final = 1120  # of one that has the page's width
 _LEFT, _RIGHT = 56, 16
 _STEPS_S: Final = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600)  # of a time axis
 _BINS: Final = 36  # of a histogram, about
 _TAIL: Final = 1.5  # times p99: what is longer shares one bar
 _MINUTE_MS: Final = 60_000
+_ROOM: Final = 40  # parts of a time axis of which one follows the end
 _WORDS_WIDTH: Final = 7.2  # of a character, about
 
 
@@ -30,7 +31,8 @@ def wave_timeline(wave: Mapping[str, Any], now_ms: int) -> str:
     size: int = max(1, wave["size"], wave["done"] + wave["failed"])
     start_ms = wave["begun_ms"]
     end_ms = max(now_ms if wave["ended_ms"] is None else wave["ended_ms"], start_ms + 1)
-    axis = _TimeAxis(start_ms, end_ms)
+    # What came in the last moment needs some room to be seen.
+    axis = _TimeAxis(start_ms, end_ms + max(1, (end_ms - start_ms) // _ROOM))
 
     def y(members: float) -> float:
         return height - bottom - (height - top - bottom) * members / size
@@ -43,7 +45,7 @@ def wave_timeline(wave: Mapping[str, Any], now_ms: int) -> str:
         end = min((entry["minute"] + 1) * _MINUTE_MS, max(end_ms, begun))
         done, failed = done + entry["done"], failed + entry["failed"]
         points.append((end, done, failed, holding + entry["holding"]))
-    points.append((max(points[-1][0], end_ms), *points[-1][1:]))
+    points.append((max(points[-1][0], axis.end_ms), *points[-1][1:]))
     floor = [(axis.x(at), y(0)) for at, *_ in points]
     below = [(axis.x(at), y(failed)) for at, _, failed, _ in points]
     above = [(axis.x(at), y(failed + done)) for at, done, failed, _ in points]
@@ -119,7 +121,7 @@ def durations(values_ms: Sequence[int], summary: Mapping[str, Any]) -> str:
         _text(
             (_LEFT + WIDE - _RIGHT) / 2,
             height - 6,
-            "from the offer to the outcome, less what was held until a moment for all (min:s)",
+            "from the offer to the outcome, less what was held until a moment for all (h:min:s)",
             "middle",
         )
     )
@@ -150,13 +152,14 @@ class _TimeAxis:
 
     def __init__(self, start_ms: int, end_ms: int) -> None:
         self._start, self._end = start_ms, end_ms
+        self.end_ms = end_ms
 
     def x(self, at_ms: float) -> float:
         share = (at_ms - self._start) / (self._end - self._start)
         return _LEFT + (WIDTH - _LEFT - _RIGHT) * min(1.0, max(0.0, share))
 
     def draw(self, base: float) -> list[str]:
-        step = 1000 * _step((self._end - self._start) / 1000 / 7)
+        step = 1000 * _step((self._end - self._start) / 1000 / 5)
         first = -(-self._start // step) * step
         parts = []
         for number in range(int((self._end - first) / step) + 1):

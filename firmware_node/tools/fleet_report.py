@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -16,8 +17,6 @@ from typing import Any, Final
 
 Document = Mapping[str, Any]
 
-# How one device's life is looked at again; the last ones are filled in.
-REPLAY: Final = "firmware-node rig replay {seed} --device {index} --state fleet-{plan}"
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _NO_OUTCOME: Final = "no outcome when the run ended"
 _NOT_BEGUN: Final = {
@@ -45,18 +44,18 @@ def _compact(value: object) -> str:
 # --- JUnit ----------------------------------------------------------------------------------------
 
 
-def junit(results: Document) -> bytes:
+def junit(results: Document, folder: str | None = None) -> bytes:
     """A suite for each wave, a test case for each device in it; times are fleet time.
 
     A device that failed is a failure, one that was under way when the run ended an error, and one
     that was skipped, or whom no wave came to, is skipped. Devices without an attempt make up a
-    suite of their own, so that each device is there.
+    suite of their own, so that each device is there. ``folder`` is the run's.
     """
     suites = {wave["name"]: _suite(wave, results) for wave in results["waves"]}
     alone = ET.Element("testsuite", name="without an attempt", tests="0")
     for device in results["devices"]:
         for attempt in device["attempts"]:
-            _case(suites[attempt["wave"]], device, attempt, results)
+            _case(suites[attempt["wave"]], device, attempt, results, folder)
         if not device["attempts"]:
             case = _named_case(alone, device, f"{results['plan']}.{device['type']}", None)
             words = _NOT_BEGUN.get(device["result"], device["result"])
@@ -77,7 +76,7 @@ def _suite(wave: Document, results: Document) -> ET.Element:
     suite = ET.Element("testsuite", name=_clean(wave["name"]))
     begun, ended = wave["begun_ms"], wave["ended_ms"]
     if begun is not None:
-        suite.set("timestamp", _moment(results, begun).removesuffix("Z"))
+        suite.set("timestamp", moment(results, begun).removesuffix("Z"))
         suite.set("time", _seconds((results["now_ms"] if ended is None else ended) - begun))
     properties = ET.SubElement(suite, "properties")
     facts = {name: wave[name] for name in ("image", "type", "to_version", "state", "concurrency")}
@@ -86,7 +85,13 @@ def _suite(wave: Document, results: Document) -> ET.Element:
     return suite
 
 
-def _case(suite: ET.Element, device: Document, attempt: Document, results: Document) -> None:
+def _case(
+    suite: ET.Element,
+    device: Document,
+    attempt: Document,
+    results: Document,
+    folder: str | None,
+) -> None:
     name = f"{results['plan']}.{attempt['wave']}.{device['type']}"
     case = _named_case(suite, device, name, attempt["duration_ms"])
     words = attempt["words"] or attempt["cause"] or "no cause is known"
@@ -94,12 +99,12 @@ def _case(suite: ET.Element, device: Document, attempt: Document, results: Docum
         case "failed":
             kind = f"{attempt['failed_in']}.{attempt['cause']}"
             failure = ET.SubElement(case, "failure", type=_clean(kind), message=_clean(words))
-            failure.text = _clean("\n".join(_story(device, attempt, results)))
+            failure.text = _clean("\n".join(_story(device, attempt, results, folder)))
         case "skipped":
             ET.SubElement(case, "skipped", message=_clean(words))
         case "in_flight":
             error = ET.SubElement(case, "error", type="no_outcome", message=_NO_OUTCOME)
-            error.text = _clean("\n".join(_story(device, attempt, results)))
+            error.text = _clean("\n".join(_story(device, attempt, results, folder)))
 
 
 def _named_case(
@@ -114,16 +119,18 @@ def _named_case(
     )
 
 
-def _story(device: Document, attempt: Document, results: Document) -> list[str]:
+def _story(device: Document, attempt: Document, results: Document, folder: str | None) -> list[str]:
     """What someone wants to know who finds the device in a list of failures."""
     lines = [
         f"device {device['index']}, {device['type']} of home {device['home']}",
         f"image {attempt['image']}, from {attempt['from_version']} to {attempt['to_version']}",
-        f"downloaded {device['offset']} of {device['total']} bytes, {device['retries']} retries",
     ]
+    if attempt == device["attempts"][-1]:  # what is known of a download is of the last one
+        lines.append(f"downloaded {device['offset']} of {device['total']} bytes")
+    lines.append(f"{device['retries']} retries of blocks, {device['starts']} starts")
     if attempt["ended_ms"] is not None:
-        lines.append(f"ended {_moment(results, attempt['ended_ms'])}")
-    return [*lines, *device["messages"], f"again: {replay(results, device['index'])}"]
+        lines.append(f"ended {moment(results, attempt['ended_ms'])}")
+    return [*lines, *device["messages"], f"again: {replay(results, device['entity_id'], folder)}"]
 
 
 def _sum_up(suite: ET.Element) -> None:
@@ -135,14 +142,16 @@ def _sum_up(suite: ET.Element) -> None:
 # --- shared with the page -------------------------------------------------------------------------
 
 
-def replay(results: Document, index: int) -> str:
-    """The command that shows one device's life again."""
-    return REPLAY.format(seed=results["seed"], index=index, plan=results["plan"])
+def replay(results: Document, device: str, folder: str | None = None) -> str:
+    """The command that shows one device's life again, as a shell takes it."""
+    state = shlex.quote(folder or f"fleet-{results['plan']}")
+    return f"firmware-node rig replay {results['seed']} --device {device} --state {state}"
 
 
-def _moment(results: Document, at_ms: int) -> str:
-    moment = datetime.fromisoformat(results["start"]) + timedelta(milliseconds=at_ms)
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+def moment(results: Document, at_ms: int) -> str:
+    """UTC, to the second."""
+    at = datetime.fromisoformat(results["start"]) + timedelta(milliseconds=at_ms)
+    return at.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _seconds(ms: int) -> str:

@@ -75,13 +75,10 @@ def test_it_shows_what_the_fleet_does_while_it_does_it(tmp_path: Path) -> None:
             words = f"'{totals['done']:,}'"
             await page.until(f"document.getElementById('tile-Done').innerText.startsWith({words})")
             assert (await text(page, "tile-Failed")).startswith(f"{totals['failed']:,}")
-        for wave in fleet.snapshot().waves:
+        for place, wave in enumerate(fleet.snapshot().waves):
             words = f"{wave.done:,} done, {wave.under_way:,} under way, {wave.failed:,} failed"
-            await page.until(f"document.getElementById('waves').innerText.includes('{words}')")
-        states = await page.value(
-            "[...document.querySelectorAll('#waves .quiet')].map((e) => e.innerText.split(', ')[1])"
-        )
-        assert "running" in states and states[0] == "running"
+            node = f"document.querySelectorAll('#waves .track')[{place}]"
+            await page.until(f"{node}.getAttribute('aria-valuetext').startsWith('{words}')")
         await page.until("document.querySelector('#chart path.s-done')")
         await page.picture(tmp_path / "page.png")
 
@@ -230,8 +227,12 @@ def test_a_browser_begins_anew_when_another_run_answers(tmp_path: Path) -> None:
         async with asyncio.timeout(LIMIT_S), browser(tmp_path / "profile") as page:
             await page.open(address)
             await page.until("document.getElementById('shown').innerText === '50 homes'")
+            fleet.turn()
+            await page.until(f"last.now_ms === {fleet.now_ms}")  # the stream is there
             await first.close()
-            await page.until("document.getElementById('state').innerText === 'no connection'")
+            await page.until("document.getElementById('said').innerText.includes('has ended')")
+            assert await text(page, "state") == "running"
+            assert await page.value("document.getElementById('toggle').disabled")
             port = int(address.rstrip("/").rpartition(":")[2])
             second = FleetWeb(other, port=port, token=None)
             await second.open()

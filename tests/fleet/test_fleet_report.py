@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 from typing import Any
 
@@ -95,8 +96,30 @@ def test_a_failure_says_why_and_how_to_see_it_again() -> None:
     assert failure is not None and failure.text is not None
     assert failure.get("type") == f"{failed['failed_in']}.{failed['cause']}"
     assert failure.get("message") == failed["words"]
-    assert f"rig replay 1 --device {failed['index']} --state " in failure.text
+    again = f"rig replay 1 --device {failed['entity_id']} --state "
+    assert f"{again}fleet-synthetic" in failure.text
+    folder = "runs of today/a; b"
+    for told in (
+        fleet_report.junit(results, folder).decode(),
+        unescape(fleet_html.html(results, folder)),
+    ):
+        assert f"{again}'{folder}'" in told  # as a shell takes it
     assert failed["to_version"] in failure.text
+
+
+def test_the_page_says_of_each_failed_device_when_why_and_what_it_said() -> None:
+    results = synthetic(homes=200)
+    failed = next(device for device in results["devices"] if device["result"] == "failed")
+    failed["messages"] = ["CCS08 alert 8F89: transfer of 00000002, failure (<signature> valid)"]
+    page = fleet_html.html(results)
+    entry = next(
+        part for part in page.split("<li>") if f"<code>{failed['entity_id']}</code>" in part
+    ).partition("</li>")[0]
+    assert f"{failed['from_version']} to {failed['to_version']}" in entry
+    assert fleet_report.moment(results, failed["ended_ms"])[11:19] in entry and "UTC" in entry
+    assert "(&lt;signature&gt; valid)" in entry
+    count = sum(group["count"] for group in results["failures"])
+    assert f"{count:,} upgrades failed of {results['totals']['offers']:,}" in page
 
 
 def test_devices_that_no_wave_came_to_are_there_too() -> None:

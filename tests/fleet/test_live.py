@@ -197,3 +197,40 @@ def test_a_delta_grows_with_what_changed_and_not_with_the_fleet() -> None:
     seen = fleet.snapshot(revision)
     assert len(seen.rows) == 100
     assert len(json.dumps(snapshot_document(seen), separators=(",", ":"))) < whole / 20
+
+
+def test_failures_that_are_told_together_are_in_the_order_of_their_time() -> None:
+    shape = Shape(3, TWO.devices)
+    live = Live(replace(PLAN, shape=shape))
+    rows = [
+        Row(shape.member(index), "failed", failed_in="trial", cause="self_test", ended_ms=ended_ms)
+        for index, ended_ms in enumerate((3000, 1000, 2000))
+    ]
+    live.update(3000, rows, CampaignState("running"), 0)
+    assert [one.member for one in live.snapshot().failures] == [0, 2, 1]
+
+
+def test_an_estimate_is_not_before_the_time_at_which_a_wave_activates() -> None:
+    waves = (Wave("one", "new", activate="at", activate_at_ms=3_600_000),)
+    live = Live(replace(PLAN, waves=waves))
+    state = WaveState("one", "new", 2, "running")
+    for second in (1, 2):
+        rows = [row(0, "downloading", wave="one", offset=400 * second, total=1000)]
+        live.update(1000 * second, rows, CampaignState("running", "", (state,)), second)
+    assert live.snapshot().eta_ms == 3_598_000
+    live.update(2000, [], CampaignState("running", "", (state._replace(state="done"),)), 2)
+    eta_ms = live.snapshot().eta_ms
+    assert eta_ms is not None and eta_ms < 10_000
+
+
+def test_a_wave_whose_members_all_have_an_outcome_is_wholly_behind() -> None:
+    shape = Shape(24, TWO.devices)
+    live = Live(replace(PLAN, shape=shape))
+    waves = (WaveState("one", "new", shape.size, "running"),)
+    for phase, offset in (("downloading", 1), ("downloading", 7), ("activating", 7), ("done", 7)):
+        rows = [
+            Row(shape.member(index), phase, wave="one", offset=offset, total=10 + index)
+            for index in range(shape.size)
+        ]
+        live.update(offset, rows, CampaignState("running", "", waves), offset)
+    assert live.snapshot().waves[0].share == 1.0

@@ -235,3 +235,9 @@ def test_the_example_is_a_thousand_devices_in_waves() -> None:
     assert plan.air.loss == 2
     assert [wave.select.percent for wave in plan.waves] == [2, 2, 3, 20, 20, None, None]
     assert {rule.what for rule in plan.faults} >= {"hub_away", "power_cut", "clock_drift"}
+
+
+def test_a_plan_whose_name_would_lead_a_run_out_of_its_folder_is_refused() -> None:
+    tree = {"name": "../../elsewhere", "fleet": {"homes": 1}}
+    with pytest.raises(ConfigError, match="without slashes"):
+        read_plan(tree)

@@ -7,10 +7,10 @@ import io
 import pytest
 from pretended import PretendedFleet
 
-from firmware_node.adapters.fleet.lines import PlainLines, clock, line, view_of
+from firmware_node.adapters.fleet.lines import PlainLines, line, view_of
 from firmware_node.adapters.fleet.terminal import LiveTable, table
 from firmware_node.fleet.live import CampaignState, Live, WaveState
-from firmware_node.fleet.terms import Plan, Shape
+from firmware_node.fleet.terms import Plan, Row, Shape
 
 rich_console = pytest.importorskip("rich.console")
 
@@ -73,6 +73,22 @@ def test_a_plan_with_many_waves_shows_those_that_run() -> None:
     assert "wave 10" not in text
 
 
+def test_failures_that_were_made_good_since_are_counted_and_have_their_time() -> None:
+    plan = Plan("again", Shape(10), start_utc=820_540_800 - 86_400)
+    live = Live(plan)
+    row = Row(plan.shape.member(4), "failed", wave="first", failed_in="trial", cause="self_test")
+    row.ended_ms = 3_723_000
+    states = (WaveState("first", "bad", 1, "done", failed=1), WaveState("rest", "good", 10))
+    live.update(4_000_000, [row], CampaignState("running", "", states), 0)
+    row.phase, row.wave, row.failed_in, row.cause = "done", "rest", None, None
+    live.update(5_000_000, [row], CampaignState("running", "", states), 1)
+    console = rich_console.Console(width=80, record=True, file=io.StringIO())
+    console.print(table(live.snapshot(), 80))
+    text = console.export_text()
+    assert "last failures, 1 in all" in text
+    assert "12-31 01:02:03" in text and "2025-12-31 01:23:20 UTC" in text
+
+
 def test_names_from_a_file_cannot_speak_to_the_terminal() -> None:
     live = Live(Plan("\x1b[2Jplan", Shape(1)))
     state = CampaignState("stopped", "\x1b]0;owned", (WaveState("[red]\x1b[1m", "new", 1),))
@@ -97,7 +113,7 @@ def test_a_terminal_is_left_as_it_was_with_the_last_table_on_it() -> None:
     text = out.getvalue()
     assert drawings == 1  # no more often than the eye sees
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1  # the cursor is back
-    assert clock(fleet.now_ms) in text.rpartition("rollout")[2]
+    assert "2026-01-01 00:00:50 UTC" in text.rpartition("rollout")[2]
 
 
 def test_elsewhere_it_is_a_line_every_few_seconds_and_one_when_the_state_changes() -> None:

@@ -116,7 +116,31 @@ def test_a_quiet_fleet_sends_nothing_and_closing_ends_streams() -> None:
             async with session.get("/v1/events") as answer:
                 await answer.content.readuntil(b"\n\n")
                 await web.close()
-                assert await answer.content.read() == b""
+                assert await answer.content.read() == b"event: end\ndata: {}\n\n"
+
+    asyncio.run(asyncio.wait_for(run(), LIMIT_S))
+
+
+def test_the_last_snapshot_comes_before_the_end() -> None:
+    async def run() -> None:
+        fleet = PretendedFleet(5)
+        fleet.turn()
+        web = FleetWeb(fleet, token=None)
+        address = await web.open()
+        async with (
+            aiohttp.ClientSession(address) as session,
+            session.get("/v1/events") as answer,
+        ):
+            await answer.content.readuntil(b"\n\n")
+            fleet.state = "done"
+            fleet.turn()
+            await web.close()
+            rest = (await answer.content.read()).decode()
+        snapshot, end = rest.removesuffix("\n\n").split("\n\n")
+        document = json.loads(snapshot.rpartition("data: ")[2])
+        assert document["campaign"]["state"] == "done"
+        assert document["now_ms"] == fleet.now_ms
+        assert end.startswith("event: end\n")
 
     asyncio.run(asyncio.wait_for(run(), LIMIT_S))
 
@@ -232,6 +256,7 @@ def test_reports_are_those_of_the_results_and_the_description_has_every_path() -
         ({"Host": "localhost", "Origin": "http://localhost:8000"}, 403),
         ({"Origin": "http://rebound.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://[localhost"}, 403),
         ({"Sec-Fetch-Site": "cross-site"}, 403),
         ({"Sec-Fetch-Site": "same-site"}, 403),
         ({"Sec-Fetch-Site": "same-origin"}, 200),
@@ -255,7 +280,12 @@ def test_pages_of_others_get_nothing_from_a_loopback_address(
 def test_with_a_token_nothing_is_to_be_had_without_it() -> None:
     async def story(fleet: PretendedFleet, session: aiohttp.ClientSession) -> None:
         paths = ("/", "/page/fleet.js", "/v1/fleet", "/v1/events", "/metrics", "/report.html")
-        for given in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}):
+        for given in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": "Bearer \udcff"},  # an octet that is no UTF-8
+            {"Authorization": f"Basic {TOKEN}"},
+        ):
             for path in (*paths, "/v1/fleet?token=" + TOKEN, "/?token=wrong", "/nothing"):
                 async with session.get(path, headers=given) as answer:
                     assert answer.status == 401, path

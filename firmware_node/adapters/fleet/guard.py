@@ -49,7 +49,7 @@ class Guard:
         if self._token is None and _name_of(host) not in _LOOPBACK_NAMES:
             return "the name in Host is not one of this machine"
         origin = headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _address_of(origin) != host.lower():
             return "a page of another origin asked"
         if origin is None and headers.get("Sec-Fetch-Site", "none") not in _SAME_SITE:
             return "a page of another site asked"
@@ -84,7 +84,18 @@ def _digest(token: str) -> str:
 
 
 def _same(left: str, right: str) -> bool:
-    return hmac.compare_digest(left.encode(), right.encode())
+    """Octets of a header that are no UTF-8 come as surrogates."""
+    return hmac.compare_digest(
+        left.encode(errors="surrogateescape"), right.encode(errors="surrogateescape")
+    )
+
+
+def _address_of(origin: str) -> str | None:
+    """Name and port of an ``Origin``; None: it is none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _name_of(host: str) -> str:

@@ -47,11 +47,17 @@ async def _serve(run: FleetRun, socket: Path, page: Page | None, orders: Sequenc
             print(f"no page and no commands: {error} ({NO_EXTRA})", file=sys.stderr)
             return await run.run(orders)
         backend = Backend(run)
-        control = FleetWeb(backend, socket=socket)
+        control = FleetWeb(backend, socket=socket, folder=socket.parent)
         await control.open()
         stack.push_async_callback(control.close)
         if page is not None:
-            web = FleetWeb(backend, host=page.host, port=page.port, token=page.token)
+            web = FleetWeb(
+                backend,
+                host=page.host,
+                port=page.port,
+                token=page.token,
+                folder=socket.parent,
+            )
             url = await web.open()
             stack.push_async_callback(web.close)
             print(f"page: {url}", file=sys.stderr, flush=True)

@@ -14,10 +14,11 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from firmware_node.adapters.fleet.lines import clock, left
+from firmware_node.adapters.fleet.lines import left
 from firmware_node.fleet.live import PHASES, Snapshot, WaveCount
 from firmware_node.fleet.rows import cause_words
 from firmware_node.tools.render import printable
+from firmware_node.wire.zcl import utc_text
 
 INTERVAL_S: Final = 0.25  # between drawings; more often is not seen
 WAVES_SHOWN: Final = 12
@@ -69,7 +70,7 @@ def table(snapshot: Snapshot, width: int, ascii_only: bool = False) -> Renderabl
     parts += [_phases(snapshot, width), _rates(snapshot), Text()]
     if snapshot.failures:
         line = "-" if ascii_only else "─"
-        title = f"last failures, {snapshot.totals['failed']:,} in all"
+        title = f"last failures, {_failed(snapshot):,} in all"
         parts += [Rule(title, align="left", characters=line, style="bright_black")]
         parts.append(_failures(snapshot, ascii_only))
     return Group(*parts)
@@ -87,7 +88,7 @@ def _head(snapshot: Snapshot) -> RenderableType:
         f"  {printable(campaign.reason)}" if campaign.reason else "",
     )
     speed = f"  {snapshot.rates.speed:,.0f} x real time" if snapshot.rates.speed else ""
-    grid.add_row(name, Text(f"{clock(snapshot.now_ms)}{speed}"))
+    grid.add_row(name, Text(f"{_utc(snapshot, snapshot.now_ms)} UTC{speed}"))
     return grid
 
 
@@ -177,6 +178,11 @@ def _rates(snapshot: Snapshot) -> RenderableType:
     return grid
 
 
+def _failed(snapshot: Snapshot) -> int:
+    """Upgrades that failed in any wave; some of those members may have had another image since."""
+    return max(snapshot.totals["failed"], sum(wave.failed for wave in snapshot.waves))
+
+
 def _failures(snapshot: Snapshot, ascii_only: bool) -> RenderableType:
     """When, who, in which wave, and why, which is cut when it is too long."""
     grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
@@ -190,12 +196,17 @@ def _failures(snapshot: Snapshot, ascii_only: bool) -> RenderableType:
     for failure in snapshot.failures[:FAILURES_SHOWN]:
         member = snapshot.plan.shape.member(failure.member)
         grid.add_row(
-            clock(failure.at_ms),
+            _utc(snapshot, failure.at_ms).partition("-")[2],  # the year stands above
             f"{member.type.name} of home {member.home}",
             Text(printable(failure.wave)),
             cause_words(failure.cause),
         )
     return grid
+
+
+def _utc(snapshot: Snapshot, at_ms: int) -> str:
+    text = utc_text(snapshot.plan.start_utc + at_ms // 1000)
+    return text.replace("T", " ").removesuffix("Z")
 
 
 def _octets(count: float) -> str:

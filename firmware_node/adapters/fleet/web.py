@@ -2,7 +2,8 @@
 
     /                         the page; ``/page/NAME`` is what it loads
     /v1/fleet                 who is in the fleet, and a snapshot without rows
-    /v1/events                snapshots as they come (server-sent events), with what changed
+    /v1/events                snapshots as they come (server-sent events), with what changed;
+                              ``end`` when the run is over
     /v1/members/INDEX         a device;  POST /v1/members/INDEX/orders  {"verb", "amount"}
     POST /v1/campaign         {"action"}
     /v1/openapi.json          this, for programs
@@ -66,6 +67,8 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class FleetWeb:
     """Serves one fleet on one address, or on a Unix ``socket`` of its owner alone.
 
+    ``folder`` is the run's, as commands on that machine name it.
+
     Raises:
         ConfigError: see ``Guard``.
     """
@@ -78,11 +81,13 @@ class FleetWeb:
         port: int = 0,
         token: str | None = None,
         socket: Path | None = None,
+        folder: Path | None = None,
     ) -> None:
         self._backend = backend
         self._host = host
         self._port = port
         self._socket = socket
+        self._folder = None if folder is None else str(folder)
         self._guard = Guard(host, token)
         self._metrics = FleetMetrics(backend.snapshot)
         self._run = secrets.token_hex(4)  # so that a browser notices that another run answers
@@ -186,7 +191,7 @@ class FleetWeb:
 
     async def _fleet(self, _: web.Request) -> web.Response:
         seen = self._backend.snapshot()
-        document = fleet_document(seen.plan) | {"run": self._run}
+        document = fleet_document(seen.plan) | {"run": self._run, "folder": self._folder}
         document["members_shown"] = min(seen.plan.shape.size, MEMBERS_SHOWN_MAX)
         document["history"] = [list(point) for point in seen.history]
         return _json(document | {"snapshot": snapshot_document(seen)})
@@ -208,7 +213,8 @@ class FleetWeb:
     async def _stream(self, response: web.StreamResponse, since: int) -> None:
         last: tuple[object, ...] = ()
         silent_s = 0.0
-        while not self._closing.is_set():
+        while True:
+            is_last = self._closing.is_set()
             seen = self._backend.snapshot(since)
             now = (seen.revision, seen.now_ms, seen.campaign)
             if now != last:
@@ -223,6 +229,9 @@ class FleetWeb:
             elif silent_s >= HEARTBEAT_S:
                 await response.write(b": still here\n\n")
                 silent_s = 0.0
+            if is_last:
+                await response.write(b"event: end\ndata: {}\n\n")
+                return
             try:
                 async with asyncio.timeout(INTERVAL_S):
                     await self._closing.wait()
@@ -247,7 +256,7 @@ class FleetWeb:
         return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _report(self, _: web.Request) -> web.Response:
-        page = await asyncio.to_thread(fleet_html.html, await self._backend.results())
+        page = await asyncio.to_thread(fleet_html.html, await self._backend.results(), self._folder)
         policy = fleet_html.html_policy()  # it has its style and script inside
         headers = {"Content-Security-Policy": policy}
         return web.Response(text=page, content_type="text/html", headers=headers)
@@ -257,7 +266,9 @@ class FleetWeb:
         return web.Response(text=text, content_type="application/json")
 
     async def _junit(self, _: web.Request) -> web.Response:
-        body = await asyncio.to_thread(fleet_report.junit, await self._backend.results())
+        body = await asyncio.to_thread(
+            fleet_report.junit, await self._backend.results(), self._folder
+        )
         return web.Response(body=body, content_type="application/xml")
 
     # --- steering ---------------------------------------------------------------------------------

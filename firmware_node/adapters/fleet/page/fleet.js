@@ -28,6 +28,7 @@ let cursor = 0; // home, by its place
 let first = 0; // of the table's page, in ``found``
 let found = []; // members that pass the filter
 const filter = { groups: new Set(), cause: "", wave: "", text: "" };
+let isOver = false; // the run ended while the page looked on
 const due = new Set(); // what the next frame draws
 const grid = { size: 10, columns: 1, ratio: 1 };
 
@@ -212,6 +213,8 @@ function empty() {
   retriesOf.fill(0);
 }
 
+const AGAIN_MS = 5000; // after which a stream that was refused is asked for once more
+
 function listen() {
   const stream = new EventSource("/v1/events");
   stream.addEventListener("snapshot", (event) => {
@@ -220,10 +223,22 @@ function listen() {
     if (snapshot.since === 0) { empty(); due.add("grid"); }
     take(snapshot);
   });
+  stream.addEventListener("end", over);
   stream.addEventListener("error", () => {
+    if (isOver) return; // should another run begin here, the stream comes back with it
     $("state").className = "state lost";
     put($("state"), "no connection");
+    if (stream.readyState === EventSource.CLOSED) setTimeout(listen, AGAIN_MS); // it was refused
   });
+}
+
+// The run ended and nobody answers any more: what is shown stays, and no button promises anything.
+function over() {
+  isOver = true;
+  soon("head", "waves", "chart", "chips", "failures", "table");
+  $("report").hidden = true;
+  const where = fleet.folder ? `${fleet.folder}/report.html` : "its folder";
+  tell(`The run has ended, and this page with it. The report is in ${where}.`);
 }
 
 function take(snapshot) {
@@ -303,13 +318,14 @@ function drawHead() {
   put($("eta"), campaign.state === "running" ? left : "–");
   const words = { ready: "Start", running: "Pause", paused: "Resume" }[campaign.state];
   put($("toggle"), words || "Pause");
-  $("toggle").disabled = !words;
-  $("stop").disabled = !["running", "paused"].includes(campaign.state);
+  $("toggle").disabled = isOver || !words;
+  $("stop").disabled = isOver || !["running", "paused"].includes(campaign.state);
   const share = (n) => `${(100 * n / fleet.members).toFixed(1)} %`;
   const moving = MOVING.reduce((sum, name) => sum + totals[name], 0);
   const list = $("tiles");
   tile(list, "Done", count(totals.done), share(totals.done), 5);
-  tile(list, "Failed", count(totals.failed), share(totals.failed), 0);
+  const before = last.waves.reduce((sum, wave) => sum + wave.failed, 0) - totals.failed;
+  tile(list, "Failed", count(totals.failed), share(totals.failed) + (before > 0 ? `, ${count(before)} earlier` : ""), 0);
   tile(list, "Under way", count(moving), share(moving), 3);
   tile(list, "Devices", count(fleet.members), `in ${count(fleet.homes)} homes`);
   tile(list, "Outcomes", count(Math.round(rates.outcomes_per_minute)), "a fleet minute");
@@ -320,14 +336,17 @@ function drawHead() {
   tile(list, "Events", count(last.events), rates.events_per_second ? `${count(Math.round(rates.events_per_second))}/s` : "");
 }
 
-function drawWaves() { // those that run first: the list is short
+// A line for a wave; of one that runs the numbers as well, and it is scrolled to when it begins.
+let wavesRunning = "";
+function drawWaves() {
   const list = $("waves");
+  if (!last.waves.length) { put(list, "The plan has none."); return; }
+  if (!list.children.length) list.replaceChildren();
   while (list.children.length > last.waves.length) list.lastChild.remove();
-  const runs = (wave) => wave.state === "running";
-  [...last.waves.filter(runs), ...last.waves.filter((wave) => !runs(wave))].forEach((wave, place) => {
+  last.waves.forEach((wave, place) => {
     let node = list.children[place];
     if (!node) {
-      node = element("div", { className: "wave" },
+      node = element("div", {},
         element("div", { className: "head" }, element("b"), element("span", { className: "quiet" }), element("span")),
         element("div", { className: "track", role: "progressbar", ariaValueMin: "0", ariaValueMax: "100" },
           element("i", { className: "fill-done" }), element("i", { className: "fill-way" }), element("i", { className: "fill-failed" })),
@@ -336,26 +355,43 @@ function drawWaves() { // those that run first: the list is short
     }
     const [head, track, counts] = node.children;
     const members = Math.max(1, wave.members - wave.skipped, wave.done + wave.failed + wave.under_way);
+    const share = Math.floor(100 * wave.share);
+    const moves = wave.state === "running" || wave.under_way > 0;
+    node.className = `wave ${moves ? "running" : wave.state}`;
     put(head.children[0], wave.name);
     put(head.children[1], `${wave.image}, ${wave.state}`);
-    put(head.children[2], `${Math.floor(100 * wave.share)} %`);
+    const failed = wave.failed ? `, ${count(wave.failed)} failed` : "";
+    put(head.children[2], moves ? `${share} %` : wave.members ? `${count(wave.done)} of ${count(wave.members)}${failed}` : "");
     [wave.done, wave.under_way, wave.failed].forEach((n, at) => {
       track.children[at].style.width = `${100 * n / members}%`;
       track.children[at].hidden = n === 0;
     });
     const text = `${count(wave.done)} done, ${count(wave.under_way)} under way, ${count(wave.failed)} failed of ${count(wave.members)}`
       + (wave.skipped ? `, ${count(wave.skipped)} skipped` : "");
+    counts.hidden = !moves;
     put(counts, text);
     track.setAttribute("aria-label", `Wave ${wave.name}`);
-    track.setAttribute("aria-valuenow", String(Math.floor(100 * wave.share)));
+    track.setAttribute("aria-valuenow", String(share));
     track.setAttribute("aria-valuetext", text);
   });
+  const running = last.waves.flatMap((wave, place) => (wave.state === "running" ? [place] : [])).join();
+  if (running !== wavesRunning && running) {
+    const top = list.children[Number(running.split(",")[0])].offsetTop;
+    list.scrollTop = top - 40;
+  }
+  wavesRunning = running;
 }
 
 // Stacked areas: failed below, done above it, under way on top.
+const STEPS_S = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 10800, 21600, 43200, 86400];
+function step(seconds) { // a round number, not below that
+  return STEPS_S.find((one) => one >= seconds) || 86400 * Math.ceil(seconds / 86400);
+}
+
 function drawChart() {
-  const width = 560, height = 250, left = 50, right = 8, top = 22, bottom = 34;
-  const figure = $("chart"), end = history[history.length - 1][0], start = history[0][0];
+  const figure = $("chart"); // drawn as wide as it is, so that its words have the size of words
+  const width = Math.max(280, figure.clientWidth), height = 250, left = 50, right = 14, top = 22, bottom = 34;
+  const end = history[history.length - 1][0], start = history[0][0];
   if (end <= start) { figure.replaceChildren(element("p", { className: "quiet" }, "Nothing has happened yet.")); return; }
   const x = (ms) => left + (width - left - right) * (ms - start) / (end - start);
   const y = (n) => height - bottom - (height - top - bottom) * n / fleet.members;
@@ -382,10 +418,11 @@ function drawChart() {
     svg.append(drawing("text", { x: at + 14, y: 12 }, name));
     at += 34 + 7 * name.length;
   }
-  for (const part of [0, 0.25, 0.5, 0.75, 1]) {
-    const seconds = (end - start) * part / 1000;
-    const anchor = part === 0 ? "start" : part === 1 ? "end" : "middle";
-    svg.append(drawing("text", { x: x(start + seconds * 1000), y: height - bottom + 14, "text-anchor": anchor }, part ? duration(seconds) : "0"));
+  const every = step((end - start) / 1000 / Math.max(2, Math.floor(width / 110)));
+  for (let seconds = Math.ceil(start / 1000 / every) * every; seconds * 1000 <= end; seconds += every) {
+    const at = x(seconds * 1000), anchor = at > width - 40 ? "end" : "middle";
+    svg.append(drawing("path", { class: "axis", d: `M${at.toFixed(1)} ${height - bottom}v4` }));
+    svg.append(drawing("text", { x: at, y: height - bottom + 15, "text-anchor": anchor }, seconds ? duration(seconds) : "0"));
   }
   svg.append(drawing("text", { x: (left + width - right) / 2, y: height - 3, "text-anchor": "middle" }, "fleet time since the start"));
   figure.replaceChildren(svg);
@@ -403,8 +440,8 @@ function layout() {
   canvas.width = Math.floor((width + 4) * grid.ratio);
   canvas.height = Math.ceil((rows * grid.size + 4) * grid.ratio);
   canvas.style.height = `${canvas.height / grid.ratio}px`;
+  drawGrid(); // at once: a canvas that got another size is empty
   drawRings();
-  soon("grid");
 }
 
 // The member that stands for its home: the one that failed, else the one furthest behind.
@@ -504,6 +541,7 @@ function wireGrid() {
     event.preventDefault();
   });
   new ResizeObserver(() => layout()).observe($("frame"));
+  new ResizeObserver(() => soon("chart")).observe($("chart"));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
     readColours();
     document.querySelectorAll("canvas.mark").forEach((sign) => sign.remove());
@@ -635,10 +673,10 @@ function drawFailures() {
   place.dataset.key = key;
   const focused = place.contains(document.activeElement) ? document.activeElement.dataset.member : null;
   const rows = shown.map((failure) => element("tr", {},
-    element("td", {}, moment(failure.at_ms)),
+    element("td", {}, ...moment(failure.at_ms).split(" ").flatMap((part) => [element("span", {}, part), " "])),
     element("td", {}, link(failure.member, `${kindName(failure.member)} of home ${homeName(homeOf(failure.member))}`)),
     element("td", {}, failure.wave), element("td", {}, wordsOf(last.causes.indexOf(`${failure.phase}: ${failure.cause}`)) || failure.cause)));
-  const titles = ["When", "Device", "Wave", "Cause"].map((text) => element("th", { scope: "col" }, text));
+  const titles = ["When (UTC)", "Device", "Wave", "Cause"].map((text) => element("th", { scope: "col" }, text));
   place.replaceChildren(element("table", {}, element("thead", {}, element("tr", {}, ...titles)), element("tbody", {}, ...rows)));
   if (focused !== null) place.querySelector(`[data-member="${focused}"]`)?.focus();
 }
@@ -718,18 +756,20 @@ function showDevice(device) {
   fact(facts, "Version", device.version);
   fact(facts, "Starts", count(device.starts));
   fact(facts, "Retries", count(device.retries));
-  if (device.begun_ms !== null) fact(facts, "Offered", moment(device.begun_ms));
-  if (device.ended_ms !== null) fact(facts, "Ended", `${moment(device.ended_ms)}, after ${duration((device.ended_ms - (device.begun_ms ?? 0)) / 1000)}`);
+  if (device.begun_ms !== null) fact(facts, "Offered", `${moment(device.begun_ms)} UTC`);
+  if (device.ended_ms !== null) fact(facts, "Ended", `${moment(device.ended_ms)} UTC`);
+  if (device.begun_ms !== null && device.ended_ms !== null) fact(facts, "Took", duration((device.ended_ms - device.begun_ms) / 1000));
   parts.push(facts);
   if (device.total) {
     parts.push(element("h3", {}, `Download: ${count(device.offset)} of ${count(device.total)} bytes`));
     parts.push(element("progress", { max: device.total, value: device.offset, ariaLabel: "Download" }));
   }
   const status = device.status || {};
-  const failure = device.cause ? { phase: device.failed_in, cause: device.words || device.cause } : status.last_failure;
+  const failure = device.cause ? { phase: device.failed_in, cause: device.words || device.cause } : status.last_failure && { ...status.last_failure, cause: causeWords(status.last_failure.cause) };
   if (failure) {
     parts.push(element("h3", {}, "Last failure"));
     parts.push(element("p", { className: "failure" }, element("b", {}, failure.cause), ` (${failure.phase})`));
+    parts.push(element("p", { className: "again" }, "Play it again: ", element("code", {}, replay(device))));
   }
   if (status.banks) {
     parts.push(element("h3", {}, "Banks"));
@@ -740,16 +780,35 @@ function showDevice(device) {
     parts.push(element("h3", {}, "GBCS messages"));
     parts.push(element("ul", { className: "events" }, ...device.messages.slice(-20).reverse().map((text) => element("li", {}, text))));
   }
-  parts.push(element("h3", {}, "Events, newest first"));
-  const events = device.events.slice(-60).reverse().map((event) => {
+  parts.push(element("h3", {}, "Events, newest first, UTC"));
+  let day = "";
+  const events = device.events.slice(-60).reverse().flatMap((event) => {
     const fields = Object.entries(event.fields || {}).map(([name, value]) => `${name} ${value}`).join(", ");
-    return element("li", {}, element("time", {}, moment(event.at_ms).slice(11)), element("b", {}, event.name.replaceAll("_", " ")), fields ? ` ${fields}` : "");
+    const [date, time] = moment(event.at_ms).split(" ");
+    const line = element("li", {}, element("time", { dateTime: `${date}T${time}Z` }, time), element("b", {}, event.name.replaceAll("_", " ")), fields ? ` ${fields}` : "");
+    if (date === day) return [line];
+    day = date;
+    return [element("li", { className: "day" }, date), line];
   });
   parts.push(events.length ? element("ul", { className: "events" }, ...events) : element("p", { className: "quiet" }, "None."));
   const top = $("detail").scrollTop;
   body.replaceChildren(...parts);
   $("detail").scrollTop = top;
   if (focused) body.querySelector(`[data-key="${focused}"]`)?.focus();
+}
+
+function causeWords(cause) { // of one that may be of an earlier wave
+  const place = last.causes.findIndex((name) => name.endsWith(`: ${cause}`));
+  return place < 0 ? cause.replaceAll("_", " ") : last.words[place];
+}
+
+function replay(device) { // the command that plays its home again
+  const state = fleet.folder ? ` --state ${quoted(fleet.folder)}` : "";
+  return `firmware-node rig replay ${fleet.seed} --device ${device.entity_id}${state}`;
+}
+
+function quoted(text) { // for a shell
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'"'"'`)}'`;
 }
 
 function orders() {
@@ -767,15 +826,16 @@ function orders() {
 // --- steering -----------------------------------------------------------------------------------
 
 async function say(promise) {
-  const place = $("said");
   try {
-    const answer = await promise;
-    place.className = "said";
-    put(place, answer.text);
+    tell((await promise).text);
   } catch (error) {
-    place.className = "said bad";
-    put(place, String(error.message));
+    tell(String(error.message), true);
   }
+}
+
+function tell(text, isBad = false) {
+  $("said").className = isBad ? "said bad" : "said";
+  put($("said"), text);
 }
 
 function wireSteering() {

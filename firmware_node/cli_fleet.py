@@ -12,6 +12,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import secrets
 import sys
 import time
@@ -163,7 +164,7 @@ def _run(args: argparse.Namespace) -> int:
             _refuse_to_overwrite(path, args)
             check_images(plan, _image_files(plan, Path(about["where"]).parent))
             if args.broker:
-                about["fleet"] = f"{plan.name}-{secrets.token_hex(3)}"  # another run, another name
+                about["fleet"] = _bus_name(plan)
             for name in REPORTS:
                 (folder / name).unlink(missing_ok=True)
             journal = Journal.create(path, about)
@@ -194,7 +195,8 @@ def _carry_out(
         if args.broker:
             hosts, orders = _hosts(args, plan, journal)
             homes = stack.enter_context(hosts)
-            hosts.ready()
+            if not resumed:  # later one may be away, and come back
+                hosts.ready()
         else:
             hosts = None
             homes = stack.enter_context(_workers(args, plan, journal, resumed))
@@ -240,6 +242,12 @@ def _workers(args: argparse.Namespace, plan: Plan, journal: Journal, resumed: bo
     )
 
 
+def _bus_name(plan: Plan) -> str:
+    """A name for a run on the bus; another run has another one."""
+    words = re.sub("[^a-z0-9]+", "-", plan.name.lower()).strip("-")
+    return f"{words[:40] or 'fleet'}-{secrets.token_hex(3)}"
+
+
 def _hosts(args: argparse.Namespace, plan: Plan, journal: Journal) -> tuple[Hosts, list[Order]]:
     """The homes on hosts, and the orders that were to be given next."""
     from firmware_node.adapters.fleet.run import HOSTS
@@ -248,6 +256,7 @@ def _hosts(args: argparse.Namespace, plan: Plan, journal: Journal) -> tuple[Host
     about = journal.about()
     if "fleet" not in about:
         raise ConfigError(f"{about['where']}: the homes of that run are here, not on hosts")
+    journal.spare_no_sync()
     state = json.loads(about[HOSTS]) if HOSTS in about else {}
     hosts = hosts_of(
         args,

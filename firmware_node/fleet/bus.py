@@ -57,7 +57,8 @@ HOST_KINDS: Final = ("homes", "units")
 HOST_LOST: Final = "host_lost"  # nothing is heard of it; its devices may well run on
 HOST_BACK: Final = "host_back"
 HOST_RESTARTED: Final = "host_restarted"  # hubs and devices began anew, from what they had kept
-_RESERVED: Final = ("dev", "all", "images")  # where a host's name stands in a topic
+IMAGES: Final = "images"
+_RESERVED: Final = ("dev", "all", IMAGES)  # where a host's name stands in a topic
 
 
 # --- topics ---------------------------------------------------------------------------------------
@@ -76,11 +77,11 @@ def device_topic(site: str, entity_id: EntityId | None, leaf: str) -> str:
 
 def image_topic(site: str, sha256: str) -> str:
     """``fn/v1/SITE/images/SHA256``."""
-    return f"{ROOT}/{site}/images/{sha256}"
+    return f"{ROOT}/{site}/{IMAGES}/{sha256}"
 
 
 def split_topic(topic: str) -> tuple[str, str]:
-    """Host (or EUI-64, or digest) and leaf of a topic below a site.
+    """Host (or EUI-64, or ``IMAGES``) and leaf (or digest) of a topic below a site.
 
     Raises:
         DecodeError: it has another form.

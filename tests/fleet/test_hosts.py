@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import subprocess
 import sys
 import time
@@ -231,58 +230,6 @@ def test_a_campaign_over_many_hosts_outlives_its_broker_and_an_agent_and_does_no
             time.sleep(0.1)
     agents.stop()
     assert set(retained(mosquitto, "availability").values()) == {b"offline"}
-
-
-@needs_mosquitto
-def test_another_coordinator_goes_on_where_one_was_killed_and_nothing_is_done_twice(
-    mosquitto: Mosquitto, agents: Agents
-) -> None:
-    names = ["pi-1", "server-1"]
-    agents.start("both", ["pi-1", "server-1:2"])
-    document = tree(homes=10, concurrency=4)
-    plan = read_plan(document)
-    options: dict[str, Any] = {
-        "broker": mosquitto.broker,
-        "site": SITE,
-        "fleet": "trial",
-        "journaled": True,
-        "speed": SPEED,
-        "link": TwiceLink,
-    }
-    # The journal: what stands there was committed, and only then settled.
-    turns: list[Turn] = []
-    given: list[Order] = []
-    state: dict[str, Any] = {}
-    with Hosts(plan, document, names=names, **options) as fleet:
-        run = Run(plan, fleet)
-        end_s = time.monotonic() + LIMIT_S
-        while run.done < 4:
-            assert time.monotonic() < end_s, run.campaign.waves
-            for _ in range(5):
-                run.turn()
-            turns, given = list(run.turns), list(run.given)
-            state = json.loads(json.dumps(fleet.state()))
-            fleet.settle()
-        for _ in range(20):  # these turns are lost
-            run.turn()
-    assert given, "nothing was committed before the end"
-    with Hosts(plan, document, state=state, history=given, **options) as fleet:
-        again = Run(plan, fleet, turns, state["now_ms"])
-        assert again.done < 20
-        end_s = time.monotonic() + LIMIT_S
-        while not again.campaign.is_over:
-            assert time.monotonic() < end_s, again.campaign.waves
-            again.turn()
-            fleet.settle()
-        assert [(wave.done, wave.failed) for wave in again.campaign.waves] == [(10, 0), (10, 0)]
-    counts = Counter((e.member, e.name) for turn in turns for e in turn.events) + again.counts
-    for member in range(plan.shape.size):
-        is_hcalcs = plan.shape.member(member).type.value == "hcalcs"
-        assert counts[member, "command_accepted"] == is_hcalcs
-        assert counts[member, "image_offered"] == 1
-        assert counts[member, "image_activated"] == 1
-        assert not counts[member, "power_off"]
-    agents.stop()
 
 
 @needs_mosquitto

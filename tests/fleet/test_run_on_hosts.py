@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,11 +22,13 @@ from test_hosts import SITE, Agents
 from firmware_node.adapters.fleet.journal import Journal
 from firmware_node.cli import main
 from firmware_node.errors import ConfigError, StorageError
+from firmware_node.fleet.plan import read_plan
+from firmware_node.fleet.stock import Stock
 from firmware_node.fleet.terms import Event
 
 HOMES, LIMIT_S = 12, 150
 PLAN = f"""
-name = "street"
+name = "A street"
 start = "2026-01-12T20:00:00Z"
 [fleet]
 homes = {HOMES}
@@ -36,7 +39,7 @@ start_jitter = "3s"
 name = "ppmid-2"
 type = "ppmid"
 version = 2
-size = 8192
+DISPLAY
 [[images]]
 name = "ppmid-3-bad"
 type = "ppmid"
@@ -86,7 +89,11 @@ class FleetCommand:
 
     def __init__(self, folder: Path, *more: str) -> None:
         self._here = folder / "here"
-        (folder / "plan.toml").write_text(PLAN)
+        # One image comes from a file, which goes over the bus.
+        built = PLAN.replace("DISPLAY", "size = 8192")
+        ware = Stock(read_plan(tomllib.loads(built))).wares["ppmid-2"]
+        (folder / "displays.ota").write_bytes(ware.ota_file)
+        (folder / "plan.toml").write_text(PLAN.replace("DISPLAY", 'file = "displays.ota"'))
         self._command = [
             *(sys.executable, "-m", "firmware_node", "fleet", "run", str(folder / "plan.toml")),
             *("--state", str(self._here), "--no-web", "--json", *more),
@@ -190,7 +197,7 @@ def test_a_run_that_is_thrown_away_is_forgotten_by_its_hosts(
     run.start()
     run.until(1, "image_confirmed")
     run.kill()
-    (store,) = (tmp_path / "pi-1").glob("fleet-street-*.db")
+    (store,) = (tmp_path / "pi-1").glob("fleet-a-street-*.db")
     plan, here = str(tmp_path / "plan.toml"), str(tmp_path / "here")
     assert main(["fleet", "run", plan, "--state", here]) == 2
     assert "--resume" in capsys.readouterr().err
@@ -202,7 +209,8 @@ def test_a_run_that_is_thrown_away_is_forgotten_by_its_hosts(
     run.wait()
     assert not store.exists()
     end_s = time.monotonic() + LIMIT_S
-    while list((tmp_path / "pi-1").glob("fleet-*.db")):  # it is over, and forgotten too
+    host = tmp_path / "pi-1"
+    while [*host.glob("fleet-*.db"), *host.glob("image-*")]:  # it is over, and forgotten too
         assert time.monotonic() < end_s
         time.sleep(0.1)
     agents.stop()

@@ -182,8 +182,8 @@ class Agent:
                     self._ask(message)
                 case "cmd" if self._units is not None:
                     self._units.take_command(name, message)
-                case _ if name in self._images:
-                    self._take_image(name, message.payload)
+                case digest if name == bus.IMAGES and digest in self._images:
+                    self._take_image(digest, message.payload)
         except DecodeError as error:
             _log.warning("%s: %s", message.topic, error)
 
@@ -222,7 +222,10 @@ class Agent:
             self._error = str(error)
             self._news.set()
             raise
-        if desired != self._desired:
+        if desired.generation < self._desired.generation:
+            # A broker that was killed may hold one of long ago; going by it would end shares.
+            _log.warning("desired: %d came after %d", desired.generation, self._desired.generation)
+        elif desired != self._desired:
             self._desired, self._error = desired, ""
             self._changed.set()
 
@@ -250,12 +253,16 @@ class Agent:
                 continue
             del self._places[fleet]
             await _ended(place)
-            if share is None:
-                remove_store(self._store(fleet))
+            remove_store(self._store(fleet))  # also of one that is to be another
         for fleet, share in wanted.items():
             if fleet not in self._places:
                 place = self._places[fleet] = _Place(share)
                 place.task = tasks.create_task(self._run_share(place))
+        images = {sha256 for share in wanted.values() for sha256 in share.images.values()}
+        for path in self._settings.state_directory.glob("image-*"):
+            if (sha256 := path.name.removeprefix("image-")) not in images:
+                self._images.pop(sha256, None)
+                path.unlink()
         if self._units is not None:
             self._units.want(self._desired.units)
         elif self._desired.units:
@@ -330,6 +337,8 @@ class Agent:
         return await asyncio.to_thread(path.read_bytes)
 
     def _take_image(self, digest: str, octets: bytes) -> None:
+        if not octets:  # nobody needs it any more
+            return
         if hashlib.sha256(octets).hexdigest() != digest:
             _log.warning("image %s: its octets are others", digest[:16])
             return

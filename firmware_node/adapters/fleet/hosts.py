@@ -12,9 +12,10 @@ turn in which they came; the events of one member stay in order.
     it is back       ``power_on``; where hubs and devices began anew with it, ``again`` adds what
                      they need to know again to the orders of the next turn
 
-With a journal nothing is said that is not written: orders go out, and events are acknowledged, by
-``settle``, after a commit that holds both and ``state``. Given back, with all the orders so far,
-it lets another process go on where this one was killed, and no order is carried out twice.
+With a journal nothing is said that is not written: the orders of a turn stand there before it is
+taken, and events are acknowledged by ``settle``, after a commit that holds them and ``state``.
+Given back, with all the orders so far, it lets another process go on where this one was killed,
+and no order is carried out twice.
 
 The bus has a thread with a loop of its own, for whoever takes turns may wait in any thread.
 """
@@ -48,6 +49,7 @@ RESEND_S: Final = 5.0
 SEARCH_S: Final = 3.0  # that hosts have to say that they are there
 READY_S: Final = 300.0  # for all shares to run
 ASK_S: Final = 15.0
+CATCH_UP_S: Final = 6.0  # in which agents have told a new coordinator what the old one missed
 WINDOW: Final = 8  # batches of orders under way
 UPGRADE_VERBS: Final = ("offer", "activate")
 _log = logging.getLogger(__name__)
@@ -61,14 +63,15 @@ class _Host:
     homes: tuple[int, int] = (0, -1)
     members: range = range(0)
     outbox: Outbox = field(default_factory=lambda: Outbox("", ""))
+    ordered_before: int = 0  # orders that went to what it was before it lost all it had
     inbox: Inbox = field(default_factory=lambda: Inbox(""))
     released: int = 0  # of the orders: the newest that may go out
     sent: int = 0  # the newest under way
     newest: dict[int, int] = field(default_factory=dict)  # of members: their last upgrade order
-    forgotten: int = 0  # orders of the streams before this one, which the host lost with its disk
     progress_s: float = 0.0
     told: list[Event] = field(default_factory=list)  # came, and was in no turn yet
     given: Ack | None = None  # what was in turns
+    past: tuple[str, ...] = ()  # sources of events that were left by then
     safe: Ack | None = None  # of that, what is durable
     says_safe: bool = False  # the host is to be told
     desired: Desired | None = None
@@ -82,6 +85,12 @@ class _Host:
         self.outbox.put((order,))
         if order.verb in UPGRADE_VERBS:
             self.newest[order.member] = self.outbox.last
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it lost all it had, and no turn heard of that yet."""
+        given = self.given
+        return given is not None and given.source not in ("", self.inbox.source)
 
     @property
     def runs(self) -> bool:
@@ -103,8 +112,8 @@ class Hosts:
     """See the module; a context manager that lets go of the bus. The agents run on: see ``end``.
 
     ``fleet`` names the run on the bus. ``tree`` and ``options`` are what ``plan`` was made of.
-    ``names``: which hosts; empty: all that are there. ``journaled``: ``settle`` will be called.
-    ``state`` and ``history`` (every order so far, in their order) are those of a run that goes on.
+    ``names``: which hosts; empty: all that are there. ``journaled``: see above.
+    ``state`` and ``history`` (every order so far) are those of a run that goes on.
 
     Raises:
         ConfigError: no host is there, or the plan holds what must not go over the bus.
@@ -138,6 +147,7 @@ class Hosts:
         self._hosts: dict[str, _Host] = {}
         self._begun = dict(state or {})
         self._now_ms = int(self._begun.get("now_ms", 0))
+        self._catches_up = bool(state)
         self._restarted: set[int] = set()
         self._dealt = False  # before that, any host may turn out to be one of ours
         self._answers: dict[bytes, Mapping[str, Any] | None] = {}
@@ -215,8 +225,10 @@ class Hosts:
                 if host.outbox.is_full:
                     raise EnvironmentFailure(f"{host.name}: takes no orders")
                 host.put(order)
+            self._release()
             if not self._journaled:
                 self._settle()
+            self._catch_up()
             while True:
                 self._check()
                 left_s = (end_ms - self._share.now_ms(time.time() * 1000)) / 1000
@@ -228,9 +240,10 @@ class Hosts:
             events: list[Event] = []
             for host in self._hosts.values():
                 events += self._presence(host)
+                self._mind_restart(host)
                 events += host.told
                 host.told = []
-                host.given = host.inbox.ack()
+                host.given, host.past = host.inbox.ack(), tuple(host.inbox.past)
         events = [
             event._replace(at_ms=min(max(event.at_ms, begin_ms + 1), end_ms)) for event in events
         ]
@@ -238,8 +251,11 @@ class Hosts:
         return events
 
     def show(self, member: int) -> dict[str, Any]:
-        """See ``FleetHome.show``; empty where the host does not answer in time."""
+        """See ``FleetHome.show``; next to nothing where the host is away, or slow to answer."""
         host = self._host_of(member)
+        away = {"host": host.name, "on": False}
+        if host.is_lost or not host.is_online:
+            return away
         correlation = secrets.token_bytes(8)
         question = json.dumps({"fleet": self._fleet, "member": member}).encode()
         answer_topic = bus.host_topic(self._site, host.name, "answer")
@@ -260,7 +276,7 @@ class Hosts:
                 self._changed.wait(0.5)
             answer = self._answers.pop(correlation) or {}
         shown = answer.get("shown")
-        return dict(shown) if isinstance(shown, Mapping) else {"host": host.name, "on": False}
+        return dict(shown) if isinstance(shown, Mapping) else away
 
     def keep_changed(self) -> dict[int, Kept]:
         """Nothing: what devices keep is kept by their hosts, and does not go over the bus."""
@@ -275,9 +291,10 @@ class Hosts:
     # --- what only hosts have ---------------------------------------------------------------------
 
     def settle(self) -> None:
-        """All that turns have given, and been given, is durable: say so to the hosts."""
+        """All that turns have given is durable: say so to the hosts."""
         with self._changed:
             self._settle()
+            self._loop.call_soon_threadsafe(self._wake.set)
 
     def state(self) -> dict[str, Any]:
         """What a journal keeps, of the end of the last turn; plain, for JSON."""
@@ -289,10 +306,9 @@ class Hosts:
                 "hosts": {
                     host.name: {
                         "homes": list(host.homes),
-                        "orders": host.outbox.source,
-                        "forgotten": host.forgotten,
+                        "orders": [host.outbox.source, host.ordered_before],
                         "events": list(host.given[1:]) if host.given else ["", 0],
-                        "past": list(host.inbox.past),
+                        "past": list(host.past),
                     }
                     for host in self._hosts.values()
                 },
@@ -317,6 +333,11 @@ class Hosts:
     def end(self) -> None:
         """The run is over: the hosts forget it. Waits until the broker has that."""
         self._desire(None)
+        hosts = list(self._hosts.values())
+        desired = [host.desired for host in hosts if host.desired is not None]
+        wanted = {sha256 for d in desired for s in d.shares for sha256 in s.images.values()}
+        for sha256 in sorted(set(self._share.images.values()) - wanted):
+            self._publish(bus.image_topic(self._site, sha256), b"", retain=True)
 
     # --- who runs what ----------------------------------------------------------------------------
 
@@ -364,13 +385,14 @@ class Hosts:
                 first = (host.homes[0] - shape.first_index) * shape.per_home
                 last = (host.homes[1] + 1 - shape.first_index) * shape.per_home
                 host.members = range(first, last)
-                host.outbox = Outbox(self._fleet, was["orders"] if was else "1")
-                host.forgotten = was["forgotten"] if was else 0
-                given = [order for order in history if order.member in host.members]
-                for order in given[host.forgotten :]:
+                source, host.ordered_before = was["orders"] if was else ("1", 0)
+                host.outbox = Outbox(self._fleet, source)
+                ordered = [order for order in history if order.member in host.members]
+                for order in ordered[host.ordered_before :]:
                     host.put(order)
                 host.inbox = Inbox(self._fleet, *(was["events"] if was else ()))
                 host.inbox.past.extend(was["past"] if was else ())
+                host.past = tuple(host.inbox.past)
                 host.given = host.safe = host.inbox.ack() if was else None
                 host.released = host.outbox.last  # what is in the history was written down
                 host.heard_s = time.monotonic()
@@ -496,12 +518,38 @@ class Hosts:
                 pass  # time to see whether something is to be said again
             self._wake.clear()
 
+    def _catch_up(self) -> None:
+        """Before a process that goes on for another one finds that times are over: what was told
+        meanwhile is on its way.
+        """
+        end_s = time.monotonic() + CATCH_UP_S * self._catches_up
+        self._catches_up = False
+        while (left_s := end_s - time.monotonic()) > 0:
+            self._check()
+            self._changed.wait(min(left_s, 1.0))
+
+    def _mind_restart(self, host: _Host) -> None:
+        """What came for this turn may say that hubs and devices began anew."""
+        if host.is_new:  # so are its devices, and it knows of no order
+            host.ordered_before += host.outbox.last
+            host.outbox = Outbox(self._fleet, f"{int(host.outbox.source) + 1}")
+            host.sent = host.released = 0
+            host.newest.clear()
+            self._restarted.update(host.members)
+        for event in host.told:
+            if event.name == "power_on" and event.fields.get("reason") == bus.HOST_RESTARTED:
+                carried = event.fields.get("orders")
+                if isinstance(carried, int) and host.newest.get(event.member, 0) <= carried:
+                    self._restarted.add(event.member)
+
     def _due(self, host: _Host) -> list[tuple[str, bytes]]:
         """Orders and acknowledgements to be sent now."""
         messages = []
         if host.says_safe and host.safe is not None and host.safe.source:
             messages.append((self._topic(host, "seen"), bus.encode(host.safe)))
             host.says_safe = False
+        if host.is_new:
+            return messages
         if time.monotonic() - host.progress_s > RESEND_S:
             host.sent = host.outbox.acknowledged
         for batch in host.outbox.batches(host.sent, WINDOW):
@@ -515,12 +563,15 @@ class Hosts:
             host.sent = batch.first + len(items) - 1
         return messages
 
+    def _release(self) -> None:
+        for host in self._hosts.values():
+            host.released = host.outbox.last
+        self._loop.call_soon_threadsafe(self._wake.set)
+
     def _settle(self) -> None:
         for host in self._hosts.values():
             host.says_safe = host.says_safe or host.safe != host.given
             host.safe = host.given
-            host.released = host.outbox.last
-        self._loop.call_soon_threadsafe(self._wake.set)
 
     def _on_message(self, message: Incoming) -> None:
         try:
@@ -558,20 +609,7 @@ class Hosts:
                     self._answers[message.correlation] = bus.decode_answer(message.payload)
 
     def _take_events(self, host: _Host, batch: bus.Batch) -> None:
-        before = host.inbox.source
         events = [e for e in host.inbox.take(batch) if e.member in host.members]
-        if before and host.inbox.source != before:
-            # The host lost all it had: its devices are new ones, and it knows of no order.
-            host.forgotten += host.outbox.last
-            host.outbox = Outbox(self._fleet, f"{int(host.outbox.source) + 1}")
-            host.sent = host.released = 0
-            host.newest.clear()
-            self._restarted.update(host.members)
-        for event in events:
-            if event.name == "power_on" and event.fields.get("reason") == bus.HOST_RESTARTED:
-                carried = event.fields.get("orders")
-                if isinstance(carried, int) and host.newest.get(event.member, 0) <= carried:
-                    self._restarted.add(event.member)
         host.told += events
         if batch.items and not events:
             host.says_safe = True  # perhaps it did not hear of it

@@ -127,6 +127,10 @@ class Journal:
             [(turn_ms, *order) for order in orders],
         )
 
+    def spare_no_sync(self) -> None:
+        """A crash of the machine costs no commit: others act upon what stands here."""
+        self._database.execute("PRAGMA synchronous = FULL")
+
     def put_about(self, name: str, value: str) -> None:
         """In place of what it was."""
         self._execute("INSERT OR REPLACE INTO about VALUES (?, ?)", [(name, value)])

@@ -84,7 +84,8 @@ class FleetRun:
 
     ``campaign`` may have a history; then the run goes on from the journal's last turn.
     ``speed`` 0: as fast as it goes. ``stop_at_ms``: the run ends there, whatever is under way.
-    ``far``: the homes, where hosts run them; no order leaves before it is in the journal.
+    ``far``: the homes, where hosts run them. They act upon what they are told, and nobody can take
+    it back: so orders are committed before the turn in which they go out.
     """
 
     plan: Plan
@@ -137,6 +138,8 @@ class FleetRun:
                 continue  # somebody wanted something while we waited
             if orders:
                 self.journal.put_orders(end_ms - self.plan.turn_ms, orders)
+                if self.far is not None:
+                    self._commit("running", ())
             began_s = time.monotonic()
             async with self._homes_free:
                 events = await asyncio.to_thread(self.homes.turn, end_ms, orders)
@@ -215,7 +218,8 @@ class FleetRun:
 
     async def _until(self, end_ms: int, begin_ms: int, begin_s: float) -> int:
         """Wait as long as the speed asks for; whoever wants something ends the wait."""
-        speed = self.speed or (PAUSED_SPEED if self.campaign.state == "paused" else 0.0)
+        races = self.campaign.state == "paused" and self.far is None
+        speed = self.speed or (PAUSED_SPEED if races else 0.0)
         if not speed:
             await asyncio.sleep(0)
             return end_ms
@@ -260,7 +264,10 @@ class FleetRun:
         if ended not in ("done", "stopped", "limit"):
             async with self._homes_free:
                 self.journal.put_kept(await asyncio.to_thread(self.homes.keep_changed))
-        state = "running" if ended in (None, "left") else str(ended)
+        self._commit("running" if ended in (None, "left") else str(ended), orders)
+
+    def _commit(self, state: str, orders: Sequence[Order]) -> None:
+        """``orders``: those of the turn that comes, which are not in the journal yet."""
         if self.far is not None:
             self.journal.put_about(HOSTS, json.dumps({**self.far.state(), "next": orders}))
         self.journal.commit(self.now_ms, state)
